@@ -1,0 +1,161 @@
+"""Where the parts of a network are: its trunk, its stages, its head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from torch import nn
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Anatomy", "TwoPart", "generic_anatomy", "timm_anatomy", "torchvision_anatomy"]
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Paths of the parts of a network.
+
+    Attributes
+    ----------
+    bottleneck : str
+        Module whose output is the last feature maps, before pooling and fully connected layers.
+    head : str or None
+        The last linear layer (a 1 x 1 convolution in SqueezeNet): its input is "penultimate".
+    expand : tuple of str
+        Containers, beside plain Sequential ones, whose children are stages of their own.
+    relu_after : bool
+        Whether the network applies a ReLU to the bottleneck's output outside of any module.
+    tokens : {"class", "mean"}
+        What stands for a sequence of tokens, shape (N, tokens, features): the class token that
+        the head reads, or all tokens behind the `n_prefix` first ones.
+    n_prefix : int
+        Tokens in front that belong to no patch.
+    channels_last : bool
+        Whether feature maps inside the network are (N, H, W, C).
+    """
+
+    bottleneck: str
+    head: str | None
+    expand: tuple[str, ...] = ()
+    relu_after: bool = False
+    tokens: Literal["class", "mean"] = "mean"
+    n_prefix: int = 0
+    channels_last: bool = False
+
+
+class TwoPart(nn.Module):
+    """A timm network with a name for what lies between its trunk and its head."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.bottleneck = nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        trunk = self.bottleneck(self.net.forward_features(x))
+        logits: torch.Tensor = self.net.forward_head(trunk)
+        return logits
+
+
+# Class of the torchvision network -> its parts. Read off torchvision/models/*.py.
+_TORCHVISION = {
+    "AlexNet": Anatomy("features", "classifier.6"),
+    "VGG": Anatomy("features", "classifier.6"),
+    "ResNet": Anatomy("layer4", "fc"),
+    "DenseNet": Anatomy("features", "classifier", relu_after=True),
+    "Inception3": Anatomy("Mixed_7c", "fc"),
+    "GoogLeNet": Anatomy("inception5b", "fc"),
+    "MobileNetV2": Anatomy("features", "classifier.1"),
+    "MobileNetV3": Anatomy("features", "classifier.3"),
+    "EfficientNet": Anatomy("features", "classifier.1"),
+    "ConvNeXt": Anatomy("features", "classifier.2"),
+    "MNASNet": Anatomy("layers", "classifier.1"),
+    "RegNet": Anatomy("trunk_output", "fc"),
+    "ShuffleNetV2": Anatomy("conv5", "fc"),
+    "SqueezeNet": Anatomy("features", "classifier.1"),
+    "SwinTransformer": Anatomy("permute", "head", channels_last=True),
+    "VisionTransformer": Anatomy(
+        "encoder", "heads.head", expand=("encoder", "encoder.layers"), tokens="class", n_prefix=1
+    ),
+    "MaxVit": Anatomy("blocks.3", "classifier.5", expand=("blocks",)),
+}
+
+
+def torchvision_anatomy(module: nn.Module) -> Anatomy | None:
+    """The parts of a network of torchvision.models, or None if it is not one."""
+    if not type(module).__module__.startswith("torchvision.models"):
+        return None
+    return _TORCHVISION.get(type(module).__name__)
+
+
+def timm_anatomy(whole: TwoPart) -> Anatomy:
+    """The parts of a network that keeps timm's protocol."""
+    net = whole.net
+    by_class_token = getattr(net, "global_pool", "avg") == "token"
+    return Anatomy(
+        "bottleneck",
+        _timm_head(whole),
+        expand=("net", "net.blocks", "net.stages", "net.layers"),
+        tokens="class" if by_class_token else "mean",
+        n_prefix=int(getattr(net, "num_prefix_tokens", 0)),
+        channels_last=getattr(net, "output_fmt", "NCHW") == "NHWC",
+    )
+
+
+def _timm_head(whole: TwoPart) -> str | None:
+    head = whole.net.get_classifier() if hasattr(whole.net, "get_classifier") else None
+    head = head[0] if isinstance(head, (tuple, list)) else head  # distilled: the class head
+    return next((path for path, module in whole.named_modules() if module is head), None)
+
+
+def chain(
+    module: nn.Module, expand: tuple[str, ...], prefix: str = ""
+) -> Iterator[tuple[str, nn.Module]]:
+    """The modules that follow each other in a network: its children, containers opened."""
+    for name, child in module.named_children():
+        path = f"{prefix}{name}"
+        yield path, child
+        if type(child) in (nn.Sequential, nn.ModuleList) or path in expand:
+            yield from chain(child, expand, f"{path}.")
+
+
+def generic_anatomy(module: nn.Module, example: torch.Tensor) -> Anatomy:
+    """The parts of an unknown network, found by watching one forward pass.
+
+    The bottleneck is the last feature map of more than one pixel among the modules that follow
+    each other, before the last linear layer; a network without feature maps has as bottleneck
+    the input of that layer.
+    """
+    import torch
+
+    fired: list[tuple[str, tuple[int, ...]]] = []
+    linear: list[str] = []
+    paths = dict(chain(module, ()))
+
+    def watch(path: str, part: nn.Module) -> None:
+        def hook(_: nn.Module, __: object, output: object) -> None:
+            if isinstance(part, nn.Linear):
+                linear.append(path)
+            if path in paths and isinstance(output, torch.Tensor):
+                fired.append((path, tuple(output.shape)))
+
+        handles.append(part.register_forward_hook(hook))
+
+    handles: list[torch.utils.hooks.RemovableHandle] = []
+    for path, part in module.named_modules():
+        if path:
+            watch(path, part)
+    try:
+        with torch.inference_mode():
+            module(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    head = linear[-1] if linear else None
+    maps = [path for path, shape in fired if len(shape) == 4 and shape[2] * shape[3] > 1]
+    maps = maps or [path for path, shape in fired if len(shape) == 4]
+    last = maps[-1] if maps else ""
+    return Anatomy(last, head)

@@ -1,0 +1,354 @@
+"""A network, its weights and everything that belongs to them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from sktl.backbones._anatomy import (
+    Anatomy,
+    TwoPart,
+    chain,
+    generic_anatomy,
+    timm_anatomy,
+    torchvision_anatomy,
+)
+from sktl.backbones._feature_network import (
+    FeatureNetwork,
+    NeverRunError,
+    NotATensorError,
+    Tap,
+    replicate,
+)
+from sktl.backbones._preprocessing import IMAGENET, Preprocessing
+from sktl.exceptions import LayerNotFoundError, ParameterError
+from sktl.utils._parameters import suggest
+
+__all__ = ["Backbone", "BackboneSpec", "Stage"]
+
+Layer = str | int
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """What is known of a network beside its numbers.
+
+    Attributes
+    ----------
+    name : str
+        As passed to :func:`load_backbone`.
+    source : {"torchvision", "timm", "packaged", "registered", "module"}
+        Where the architecture comes from.
+    weights : str or None
+        Name of the weights entry, or path of a local file; None for random weights.
+    digest : str
+        SHA-256 (hexadecimal) of the weights file, or of the tensors where there is no file.
+    licence : str or None
+        Licence of the weights where their source states one.
+    preprocessing : Preprocessing
+        What the weights were trained to see.
+    class_names : tuple of str or None
+        Names of the outputs of the head, in order, where known.
+    """
+
+    name: str
+    source: str
+    weights: str | None
+    digest: str
+    licence: str | None = None
+    preprocessing: Preprocessing = IMAGENET
+    class_names: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a network.
+
+    Attributes
+    ----------
+    name : str
+        Path of the module whose output it is; usable as `layer`.
+    shape : tuple of ints
+        Of that output for one picture: (channels, height, width), or (features,).
+    """
+
+    name: str
+    shape: tuple[int, ...]
+
+
+class Backbone:
+    """A network in eval mode with its weights, preprocessing, stages and head.
+
+    Use :func:`load_backbone` to get one by name; make one directly to say what the preprocessing
+    of a network of your own is. A Backbone is never changed by the estimators that share it:
+    scikit-learn's clone and copy hand on the same object.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The network. It is used as it is, in eval mode, not copied.
+    spec : BackboneSpec, default=None
+        What is known of it.
+    preprocessing : Preprocessing, default=None
+        That of `spec`, or ImageNet's.
+    name : str, default=None
+        For feature names. By default the class of the module, in lower case.
+
+    Attributes
+    ----------
+    module : nn.Module
+    spec : BackboneSpec
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> from sktl.backbones import Backbone, Preprocessing
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+    ...                     nn.Linear(8, 2))
+    >>> backbone = Backbone(net, preprocessing=Preprocessing(size=32, resize=32))
+    >>> backbone
+    Backbone(name='sequential', source='module', n_features=8)
+    >>> backbone.stages
+    [Stage(name='1', shape=(8, 30, 30))]
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        spec: BackboneSpec | None = None,
+        *,
+        preprocessing: Preprocessing | None = None,
+        name: str | None = None,
+    ) -> None:
+        if spec is None:
+            from sktl.backbones._weights import digest_tensors
+
+            spec = BackboneSpec(
+                name or type(module).__name__.lower(), "module", "module", digest_tensors(module)
+            )
+        self.spec = replace(spec, preprocessing=preprocessing) if preprocessing else spec
+        self.module = module.eval()
+
+    def __repr__(self) -> str:
+        s = self.spec
+        return f"Backbone(name={s.name!r}, source={s.source!r}, n_features={self.n_features})"
+
+    def __sklearn_clone__(self) -> Backbone:
+        return self
+
+    def __copy__(self) -> Backbone:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Backbone:
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"spec": self.spec, "module": self.module}
+
+    @property
+    def name(self) -> str:
+        """The name without its source: the prefix of feature names."""
+        return self.spec.name.rpartition("/")[2]
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What the weights were trained to see."""
+        return self.spec.preprocessing
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of the outputs of the head, where known."""
+        return self.spec.class_names
+
+    @property
+    def head(self) -> nn.Module | None:
+        """The last linear layer, which reads the penultimate features; None if there is none."""
+        return None if self._anatomy.head is None else self._whole.get_submodule(self._anatomy.head)
+
+    @property
+    def n_features(self) -> int:
+        """Number of bottleneck features: channels of the last feature maps."""
+        return self.shapes(["bottleneck"])[0][0]
+
+    @functools.cached_property
+    def stages(self) -> list[Stage]:
+        """The last output at each resolution, in order; every block, where all have one shape."""
+        paths = [path for path, _ in chain(self._whole, self._anatomy.expand)]
+        paths = list(dict.fromkeys([*paths, self._anatomy.bottleneck]))
+        fired = self._watch(paths)
+        names = [path for path, _ in fired]
+        if self._anatomy.bottleneck in names:
+            fired = fired[: names.index(self._anatomy.bottleneck) + 1]
+        by_size: dict[tuple[int, ...], str] = {}
+        tokens: list[str] = []
+        for path, shape in fired:
+            if len(shape) == 4:
+                by_size[self._resolution(shape)] = path
+            elif len(shape) == 3 and path.rpartition(".")[2].isdigit():
+                tokens.append(path)
+        found = list(dict.fromkeys([*by_size.values(), *tokens, self._anatomy.bottleneck]))
+        shapes = self.shapes([self._outer(path) for path in found])
+        return [Stage(self._outer(path), shape) for path, shape in zip(found, shapes, strict=True)]
+
+    def taps(self, layers: Sequence[Layer]) -> tuple[Tap, ...]:
+        """Where in the network `layers` are read.
+
+        Raises
+        ------
+        LayerNotFoundError
+            If one of them is not there.
+        """
+        return tuple(tap for tap, _ in (self._plan(self._tap(layer)) for layer in layers))
+
+    def shapes(self, layers: Sequence[Layer], size: int | None = None) -> list[tuple[int, ...]]:
+        """Shape of each layer for one picture: (channels, height, width) or (features,).
+
+        Parameters
+        ----------
+        layers : sequence of str or int
+            As `layer` of :class:`sktl.CNNFeatures`.
+        size : int, default=None
+            Side of the picture, in pixels; by default that of the preprocessing.
+
+        Returns
+        -------
+        shapes : list of tuple of ints
+
+        Raises
+        ------
+        LayerNotFoundError
+            If one of them is not there.
+        ParameterError
+            If the network cannot work at that size.
+        """
+        return [shape for _, shape in (self._plan(self._tap(layer), size) for layer in layers)]
+
+    def feature_network(
+        self,
+        layers: Sequence[Layer],
+        *,
+        device: torch.device | None = None,
+        channels_last: bool = False,
+    ) -> FeatureNetwork:
+        """The part of the network that `layers` need; see :class:`FeatureNetwork`."""
+        return FeatureNetwork(
+            self._whole,
+            self.taps(layers),
+            self._anatomy,
+            device=device,
+            channels_last=channels_last,
+        )
+
+    def layer_name(self, layer: Layer) -> str:
+        """The name of a layer given by name or by stage index."""
+        return self._stage(layer).name if isinstance(layer, int) else layer
+
+    @functools.cached_property
+    def _whole(self) -> nn.Module:
+        """The network with a name for its bottleneck."""
+        keeps_protocol = all(
+            callable(getattr(self.module, name, None))
+            for name in ("forward_features", "forward_head", "get_classifier")
+        )
+        return TwoPart(self.module).eval() if keeps_protocol else self.module
+
+    @functools.cached_property
+    def _anatomy(self) -> Anatomy:
+        if isinstance(self._whole, TwoPart):
+            return timm_anatomy(self._whole)
+        known = torchvision_anatomy(self._whole)
+        return known or generic_anatomy(self._whole, self._example())
+
+    def _example(self, size: int | None = None) -> torch.Tensor:
+        parameter = next(self.module.parameters(), torch.empty(0))
+        size = size or self.preprocessing.size
+        return torch.zeros((1, 3, size, size), dtype=parameter.dtype, device=parameter.device)
+
+    def _tap(self, layer: Layer) -> Tap:
+        anatomy = self._anatomy
+        if isinstance(layer, int):
+            layer = self._stage(layer).name
+        if layer == "bottleneck" or self._inner(layer) == anatomy.bottleneck:
+            if anatomy.bottleneck:
+                return Tap(anatomy.bottleneck, is_bottleneck=True)
+            layer = "penultimate"
+        if layer == "penultimate":
+            return Tap("", "output") if anatomy.head is None else Tap(anatomy.head, "input")
+        inner = self._inner(layer)
+        if inner not in dict(self._whole.named_modules()):
+            known = [path for path, _ in self.module.named_modules() if path]
+            raise LayerNotFoundError(
+                f"{self.spec.name} has no layer {layer!r}.{suggest(layer, known)} "
+                f'Beside "bottleneck" and "penultimate" its stages are '
+                f"{[stage.name for stage in self.stages]}; any module path works too"
+            )
+        return Tap(inner)
+
+    def _stage(self, index: int) -> Stage:
+        stages = self.stages
+        if not -len(stages) <= index < len(stages):
+            raise LayerNotFoundError(
+                f"{self.spec.name} has {len(stages)} stages; there is no stage {index}"
+            )
+        return stages[index]
+
+    def _inner(self, layer: str) -> str:
+        return f"net.{layer}" if isinstance(self._whole, TwoPart) else layer
+
+    def _outer(self, path: str) -> str:
+        if isinstance(self._whole, TwoPart):
+            return path.removeprefix("net.")
+        return "bottleneck" if path == "" else path
+
+    def _resolution(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        last = self._anatomy.channels_last and shape[1] == shape[2]
+        return shape[1:3] if last else shape[2:4]
+
+    @functools.cached_property
+    def _plans(self) -> dict[tuple[Tap, int | None], tuple[Tap, tuple[int, ...]]]:
+        return {}
+
+    def _plan(self, tap: Tap, size: int | None = None) -> tuple[Tap, tuple[int, ...]]:
+        """The tap with its number of calls, and the shape it gives, from one pass of zeros."""
+        if (tap, size) not in self._plans:
+            network = FeatureNetwork(self._whole, (tap,), self._anatomy, stop=False)
+            try:
+                with torch.inference_mode():
+                    (value,) = network(self._example(size))
+            except NotATensorError as error:
+                raise LayerNotFoundError(f"{error}; choose a layer inside it") from error
+            except NeverRunError as error:
+                raise LayerNotFoundError(f"{error}; choose the layer that holds it") from error
+            except (RuntimeError, AssertionError, ValueError) as error:
+                if size is None:
+                    raise
+                raise ParameterError(
+                    f"{self.spec.name} cannot work on pictures of {size} x {size} pixels: {error}. "
+                    f"Its own size is {self.preprocessing.size}"
+                ) from error
+            planned = replace(tap, n_calls=network.calls[tap])
+            self._plans[tap, size] = planned, tuple(value.shape[1:])
+        return self._plans[tap, size]
+
+    def _watch(self, paths: Sequence[str]) -> list[tuple[str, tuple[int, ...]]]:
+        """(path, shape of the output) of those modules, in the order in which they finish."""
+        replica = replicate(self._whole).eval()
+        fired: list[tuple[str, tuple[int, ...]]] = []
+
+        def watch(path: str) -> None:
+            def hook(_: nn.Module, __: Any, output: Any) -> None:
+                if isinstance(output, torch.Tensor):
+                    fired.append((path, tuple(output.shape)))
+
+            replica.get_submodule(path).register_forward_hook(hook)
+
+        for path in paths:
+            watch(path)
+        with torch.inference_mode():
+            replica(self._example())
+        return fired

@@ -1,0 +1,55 @@
+"""The pixels a set of weights was trained to see."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["IMAGENET", "Preprocessing"]
+
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a picture becomes the input of a network: resize, crop, scale, normalise.
+
+    Attributes
+    ----------
+    size : int, default=224
+        Side of the square that the network sees, in pixels.
+    resize : int, default=256
+        Length that the shorter side is given before the centre `size` x `size` is cut out.
+    keep_aspect : bool, default=True
+        If False, both sides are given the length `resize`.
+    interpolation : str, default="bilinear"
+        "nearest", "bilinear", "bicubic", "lanczos", "box" or "hamming", with Pillow's antialiasing.
+    mean, std : tuple of 3 floats
+        For each of red, green and blue: ``(x / 255 - mean) / std``.
+
+    Examples
+    --------
+    >>> from sktl.backbones import Preprocessing
+    >>> Preprocessing().at_size(112)
+    Preprocessing(size=112, resize=128, keep_aspect=True, interpolation='bilinear', \
+mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    """
+
+    size: int = 224
+    resize: int = 256
+    keep_aspect: bool = True
+    interpolation: Interpolation = "bilinear"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def at_size(self, size: int | None) -> Preprocessing:
+        """The same for another input size, with the share that the crop keeps unchanged."""
+        if size is None or size == self.size:
+            return self
+        resize = max(size, round(size * self.resize / self.size))
+        return dataclasses.replace(self, size=int(size), resize=resize)
+
+
+IMAGENET = Preprocessing()
+"""What torchvision's reference training used; assumed for networks that say nothing else."""

@@ -1,0 +1,263 @@
+"""Networks by name, loaded once a process."""
+
+from __future__ import annotations
+
+import copy
+import fnmatch
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from sktl.backbones._backbone import Backbone, BackboneSpec
+from sktl.backbones._packaged import PACKAGED, list_packaged, load_packaged
+from sktl.backbones._preprocessing import IMAGENET, Preprocessing
+from sktl.backbones._timm import list_timm, load_timm
+from sktl.backbones._torchvision import list_torchvision, load_torchvision
+from sktl.backbones._weights import (
+    digest_file,
+    digest_tensors,
+    load_tensors,
+    local_file,
+    read_tensors,
+)
+from sktl.exceptions import BackboneNotFoundError, ParameterError, WeightsError
+from sktl.utils._parameters import suggest
+
+__all__ = ["clear_loaded", "list_backbones", "load_backbone", "register_backbone"]
+
+_KEPT = 4
+_LOADED: OrderedDict[tuple[Any, ...], Backbone] = OrderedDict()
+_LOCK = threading.RLock()
+
+
+@dataclass(frozen=True)
+class _Registered:
+    build: Callable[[], nn.Module]
+    weights: str | os.PathLike[str] | None
+    preprocessing: Preprocessing
+    licence: str | None
+    class_names: tuple[str, ...] | None
+
+
+_REGISTERED: dict[str, _Registered] = {}
+
+
+def list_backbones(filter: str = "*", *, source: str | None = None) -> list[str]:
+    """Names that :func:`load_backbone` and the estimators take.
+
+    Parameters
+    ----------
+    filter : str, default="*"
+        A shell pattern such as ``"*resnet*"`` or ``"timm/convnext*"``, compared without case.
+    source : {"torchvision", "timm", "packaged", "registered"}, default=None
+        Only these. timm's are listed where timm is installed.
+
+    Returns
+    -------
+    names : list of str
+        Packaged first, then registered, torchvision's and timm's, each in alphabetical order.
+
+    Examples
+    --------
+    >>> from sktl import list_backbones
+    >>> list_backbones("efficientnet_lite*")
+    ['efficientnet_lite0', 'efficientnet_lite1', 'efficientnet_lite2']
+    >>> list_backbones("vgg1?", source="torchvision")
+    ['vgg11', 'vgg13', 'vgg16', 'vgg19']
+    """
+    listings: dict[str, Callable[[], list[str]]] = {
+        "packaged": list_packaged,
+        "registered": lambda: list(_REGISTERED),
+        "torchvision": list_torchvision,
+        "timm": list_timm,
+    }
+    if source is not None and source not in listings:
+        raise ParameterError(
+            f"source must be one of {list(listings)} or None; got {source!r}."
+            f"{suggest(str(source), listings)}"
+        )
+    pattern = filter.lower()
+    return [
+        name
+        for key, listing in listings.items()
+        if source in (None, key)
+        for name in sorted(listing())
+        if fnmatch.fnmatchcase(name.lower(), pattern)
+    ]
+
+
+def register_backbone(
+    name: str,
+    build: Callable[[], nn.Module],
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    preprocessing: Preprocessing = IMAGENET,
+    licence: str | None = None,
+    class_names: tuple[str, ...] | None = None,
+) -> None:
+    """Give a network of your own a name that every estimator understands.
+
+    Parameters
+    ----------
+    name : str
+        The name. An earlier registration under it is replaced; names of other sources are not.
+    build : callable
+        Called without arguments, returns the network, as an nn.Module.
+    weights : str or Path, default=None
+        Its weights file, used for ``weights="default"``. Without one, what `build` returns is
+        taken to have its weights already.
+    preprocessing : Preprocessing, default=ImageNet's
+        What the weights were trained to see.
+    licence : str, default=None
+        Of the weights.
+    class_names : tuple of str, default=None
+        Of the outputs of its head.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> from sktl import list_backbones, register_backbone
+    >>> register_backbone("my_net", lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()))
+    >>> list_backbones("my_*")
+    ['my_net']
+    """
+    if name in PACKAGED or name.startswith("timm/") or name in list_torchvision():
+        raise ParameterError(f"the name {name!r} belongs to another source; choose another one")
+    with _LOCK:
+        _REGISTERED[name] = _Registered(build, weights, preprocessing, licence, class_names)
+        for key in [key for key in _LOADED if key[0] == name]:
+            del _LOADED[key]
+
+
+def load_backbone(
+    name: str | nn.Module | Backbone,
+    weights: str | os.PathLike[str] | None = "default",
+    *,
+    random_state: int = 0,
+) -> Backbone:
+    """Load a network with its weights, or hand on the one that this process already has.
+
+    Parameters
+    ----------
+    name : str, nn.Module or Backbone
+        A packaged name (``"efficientnet_lite0"``), a torchvision name (``"vgg19"``), a timm name
+        (``"timm/convnext_tiny"``), a registered name; a network of your own, of which a copy in
+        eval mode is taken and ImageNet's preprocessing assumed; or a Backbone, returned as it is.
+    weights : str, Path or None, default="default"
+        ``"default"``, a named entry (``"IMAGENET1K_V1"``, a tag of timm), a local
+        ``.safetensors`` or ``.pth`` file, or None for random weights. Not used for modules.
+    random_state : int, default=0
+        Seed of random weights.
+
+    Returns
+    -------
+    backbone : Backbone
+        In eval mode on the CPU, shared by all who load the same; do not change it.
+
+    Raises
+    ------
+    BackboneNotFoundError
+        If there is no such network.
+    WeightsError
+        If the weights cannot be had or do not fit. Random weights never stand in for them.
+
+    Examples
+    --------
+    >>> from sktl.backbones import load_backbone
+    >>> backbone = load_backbone("resnet18", weights=None)
+    >>> backbone.n_features, [stage.name for stage in backbone.stages]
+    (512, ['relu', 'layer1', 'layer2', 'layer3', 'layer4'])
+    """
+    if isinstance(name, Backbone):
+        return name
+    if isinstance(name, nn.Module):
+        return _from_module(name)
+    if not isinstance(name, str):
+        raise BackboneNotFoundError(
+            f"a backbone is a name, an nn.Module or a Backbone; got {type(name).__name__}"
+        )
+    loader = _loader(name)
+    with _LOCK:
+        key = (name, _weights_key(weights), random_state if weights is None else None)
+        if key not in _LOADED:
+            _LOADED[key] = loader(name, weights, random_state)
+            while len(_LOADED) > _KEPT:
+                _LOADED.popitem(last=False)
+        _LOADED.move_to_end(key)
+        return _LOADED[key]
+
+
+def clear_loaded() -> None:
+    """Let go of all networks that this process keeps loaded."""
+    with _LOCK:
+        _LOADED.clear()
+
+
+def _from_module(module: nn.Module) -> Backbone:
+    with torch.no_grad():
+        copied = copy.deepcopy(module).requires_grad_(False)
+    if hasattr(copied, "pretrained_cfg") and hasattr(copied, "forward_features"):
+        from sktl.backbones._timm import preprocessing_of
+
+        return Backbone(copied, preprocessing=preprocessing_of(copied, type(module).__name__))
+    return Backbone(copied)
+
+
+def _loader(name: str) -> Callable[[str, Any, int], Backbone]:
+    if name in PACKAGED:
+        return load_packaged
+    if name in _REGISTERED:
+        return _load_registered
+    if name.startswith("timm/"):
+        return load_timm
+    if name in list_torchvision():
+        return load_torchvision
+    raise BackboneNotFoundError(
+        f"there is no backbone {name!r}.{suggest(name, list_backbones())} list_backbones() names "
+        'all; timm\'s are written "timm/<name>" and need: pip install "sktl[timm]"'
+    )
+
+
+def _weights_key(weights: str | os.PathLike[str] | None) -> Any:
+    path = None if weights is None else local_file(weights)
+    if path is None:
+        return weights
+    status = path.stat()
+    return str(path.absolute()), status.st_mtime_ns, status.st_size
+
+
+def _load_registered(
+    name: str, weights: str | os.PathLike[str] | None, random_state: int
+) -> Backbone:
+    entry = _REGISTERED[name]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(random_state)
+        module = entry.build()
+    digest, label = None, None
+    if weights is not None:
+        label = "default" if os.fspath(weights) == "default" else os.fspath(weights)
+        wanted = entry.weights if label == "default" else weights
+        path = None if wanted is None else local_file(wanted)
+        if path is not None:
+            load_tensors(module, read_tensors(path), f"{name} from {path}")
+            digest = digest_file(path)
+        elif label != "default":
+            raise WeightsError(
+                f'{name} has no weights {label!r}; pass "default" or the path of a file'
+            )
+    spec = BackboneSpec(
+        name,
+        "registered",
+        label,
+        digest or digest_tensors(module),
+        entry.licence,
+        entry.preprocessing,
+        entry.class_names,
+    )
+    return Backbone(module, spec)

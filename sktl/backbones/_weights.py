@@ -1,0 +1,164 @@
+"""Weights files: found, checked, read, and put into a network; never replaced by random ones."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sktl.exceptions import WeightsError
+from sktl.utils._optional import import_optional
+
+__all__ = ["digest_file", "digest_tensors", "fetch_torch_hub", "load_tensors", "read_tensors"]
+
+StateDict = dict[str, torch.Tensor]
+_REMEDY = (
+    'Put the file there, or pass weights="path/to/file.pth" (or .safetensors); '
+    "weights=None asks for random weights"
+)
+
+
+def digest_file(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_tensors(module: nn.Module) -> str:
+    """SHA-256 of the names, shapes, dtypes and values of all parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
+        digest.update(values.view(-1).view(torch.uint8).numpy() if values.numel() else b"")
+    return digest.hexdigest()
+
+
+def fetch_torch_hub(url: str, what: str) -> tuple[Path, str]:
+    """The file behind a torchvision `url`, in torch.hub's folder, with its SHA-256.
+
+    The first digits of the digest are part of the file's name; a file that does not match is
+    refused, whether it was just downloaded or lay there already.
+    """
+    name = url.rpartition("/")[2]
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    prefix = name.rpartition(".")[0].rpartition("-")[2]
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=prefix, progress=False)
+        except (
+            OSError,
+            RuntimeError,
+        ) as error:  # URLError is an OSError; a bad hash a RuntimeError
+            raise WeightsError(
+                f"the weights {what} are not at {path} and cannot be downloaded from {url}: "
+                f"{error}. {_REMEDY}"
+            ) from error
+    digest = digest_file(path)
+    if not digest.startswith(prefix):
+        raise WeightsError(
+            f"the file {path} is not the weights {what}: its SHA-256 starts with {digest[:8]}, "
+            f"not {prefix}. Delete it, so that it is downloaded again, or pass the path of a good "
+            "copy as weights="
+        )
+    return path, digest
+
+
+def local_file(weights: str | os.PathLike[str]) -> Path | None:
+    """The path if `weights` is meant as a local file; an error if that file is not there."""
+    text = os.fspath(weights)
+    path = Path(text).expanduser()
+    looks_like_path = (
+        isinstance(weights, os.PathLike)
+        or path.suffix in (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+        or os.sep in text
+    )
+    if not looks_like_path:
+        return None
+    if not path.is_file():
+        raise WeightsError(f"there is no weights file {path.absolute()}")
+    return path
+
+
+def read_tensors(path: str | os.PathLike[str]) -> StateDict:
+    """The state dict in a .safetensors or torch file; no code in the file is run.
+
+    Wrappers that training scripts add (``{"state_dict": ...}``, ``module.``, ``_orig_mod.``) are
+    taken off.
+
+    Raises
+    ------
+    WeightsError
+        If the file is damaged or holds anything but tensors.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".safetensors":
+            safetensors = import_optional(
+                "safetensors.torch", extra="timm", caller="reading .safetensors"
+            )
+            content: Any = safetensors.load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path} is damaged, or holds more than tensors: {_first_line(error)}. "
+            "Save the weights with torch.save(net.state_dict(), path)"
+        ) from error
+    # Damaged files fail in every layer of the formats: zip, pickle, safetensors' own error.
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise WeightsError(f"{path} cannot be read: {_first_line(error)}") from error
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] in ("safetensors", "safetensors_rust"):
+            raise WeightsError(f"{path} cannot be read: {_first_line(error)}") from error
+        raise
+    for key in ("state_dict", "model", "model_state_dict"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not (
+        isinstance(content, Mapping)
+        and content
+        and all(isinstance(value, torch.Tensor) for value in content.values())
+    ):
+        raise WeightsError(f"{path} does not hold a state dict (names and tensors)")
+    return {re.sub(r"^(module\.|_orig_mod\.)+", "", name): t for name, t in content.items()}
+
+
+def load_tensors(module: nn.Module, tensors: StateDict, what: str) -> None:
+    """Copy `tensors` into `module`; every one must find its place, and every place its tensor."""
+    try:
+        module.load_state_dict(tensors, strict=True)
+    except RuntimeError as error:
+        own = module.state_dict()
+        missing = sorted(own.keys() - tensors.keys())
+        foreign = sorted(tensors.keys() - own.keys())
+        shapes = [
+            f"{name} {tuple(tensors[name].shape)} instead of {tuple(own[name].shape)}"
+            for name in sorted(own.keys() & tensors.keys())
+            if own[name].shape != tensors[name].shape
+        ]
+        raise WeightsError(
+            f"{what}: the weights belong to another network. "
+            + "; ".join(
+                f"{title} {len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+                for title, names in (
+                    ("missing", missing),
+                    ("unknown", foreign),
+                    ("wrong shape", shapes),
+                )
+                if names
+            )
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,83 @@
+"""One decoded picture to the pixels that a network sees."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+if TYPE_CHECKING:
+    from sktl.backbones import Preprocessing
+
+__all__ = ["Crops", "n_crops", "prepare"]
+
+Crops = Literal["center", "ten"]
+# A picture of 10 x 10,000 pixels would be resized to 256 x 256,000. Beyond this size only the
+# part that is cut out is resized: the same but for the rounding of the cut's position.
+_MOST_PIXELS = 1 << 24
+
+
+def n_crops(crops: Crops) -> int:
+    """How many cuts of each picture the network sees."""
+    return 10 if crops == "ten" else 1
+
+
+def prepare(
+    image: Image.Image, preprocessing: Preprocessing, crops: Crops = "center"
+) -> npt.NDArray[np.uint8]:
+    """Resize and crop, as the reference transforms of torchvision and timm do on PIL images.
+
+    Scaling and normalising are left to the device.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image of mode RGB
+        The decoded picture.
+    preprocessing : Preprocessing
+        Sizes and interpolation.
+    crops : {"center", "ten"}, default="center"
+        The centre, or the four corners and the centre, each also mirrored (Krizhevsky et al.
+        2012).
+
+    Returns
+    -------
+    pixels : ndarray of shape (n_crops, size, size, 3), dtype uint8
+        RGB, values 0-255.
+
+    Examples
+    --------
+    >>> from PIL import Image
+    >>> from sktl.backbones import Preprocessing
+    >>> from sktl.engine import prepare
+    >>> prepare(Image.new("RGB", (640, 480)), Preprocessing(), "ten").shape
+    (10, 224, 224, 3)
+    """
+    size = preprocessing.size
+    resample = Image.Resampling[preprocessing.interpolation.upper()]
+    width, height = _resized(image, preprocessing)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    if crops == "center" and width * height > _MOST_PIXELS:
+        across, down = image.width / width, image.height / height
+        box = (left * across, top * down, (left + size) * across, (top + size) * down)
+        return np.asarray(image.resize((size, size), resample, box=box))[None]
+    pixels = np.asarray(image.resize((width, height), resample))
+    right, bottom = width - size, height - size
+    corners = [(top, left)]
+    if crops == "ten":
+        corners += [(0, 0), (0, right), (bottom, 0), (bottom, right)]
+    cuts = np.stack([pixels[y : y + size, x : x + size] for y, x in corners])
+    if crops == "ten":
+        cuts = np.concatenate([cuts, cuts[:, :, ::-1]])  # (N, H, W, C), mirrored along W
+    return cuts
+
+
+def _resized(image: Image.Image, preprocessing: Preprocessing) -> tuple[int, int]:
+    """Width and height after resizing."""
+    resize = preprocessing.resize
+    if not preprocessing.keep_aspect:
+        return resize, resize
+    if image.width <= image.height:
+        return resize, int(resize * image.height / image.width)
+    return int(resize * image.width / image.height), resize

@@ -1,0 +1,342 @@
+"""Pictures in, features of a pretrained network out."""
+
+from __future__ import annotations
+
+import numbers
+import os
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+
+from sktl.backbones import Backbone, load_backbone
+from sktl.engine import Recipe, extract
+from sktl.exceptions import (
+    BadImage,
+    BadImageWarning,
+    ImageDecodeError,
+    describe_bad_images,
+)
+from sktl.images import ImageCollection, ImageEstimatorMixin
+from sktl.nn.pooling import POOLINGS, Pooling, n_pooled
+from sktl.utils._parameters import ParameterChecks
+from sktl.utils._torch import resolve_device
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["CNNFeatures"]
+
+Layer = str | int
+
+
+class CNNFeatures(ImageEstimatorMixin, TransformerMixin, BaseEstimator):
+    """Features of pictures from a layer of a pretrained network.
+
+    A transformer without anything to learn: it works unfitted, and `fit` only checks what can be
+    checked early and records the number of features. The network always runs in eval mode, so
+    that the features of a picture depend neither on the batch size nor on its neighbours.
+
+    Parameters
+    ----------
+    backbone : str, nn.Module or Backbone, default="efficientnet_lite0"
+        The network: a name from :func:`sktl.list_backbones`, a network of your own (ImageNet's
+        preprocessing is assumed), or a :class:`sktl.backbones.Backbone` that says what its
+        preprocessing is.
+    weights : str, Path or None, default="default"
+        ``"default"``, a named weights entry (``"IMAGENET1K_V1"``), a local ``.safetensors`` or
+        ``.pth`` file, or None for random weights. Only for a backbone given by name.
+    layer : str, int or list of these, default="bottleneck"
+        ``"bottleneck"``: the last feature maps, before any fully connected layer (what Keras
+        calls ``include_top=False``; 512 numbers for vgg19). ``"penultimate"``: the input of the
+        last linear layer (4096 for vgg19; for most networks the same as the bottleneck). A stage,
+        by index (``-2``) or name; the path of any module; or a list of them, whose features are
+        concatenated.
+    pooling : {"avg", "max", "avgmax", "gem", "flatten", "none"}, default="avg"
+        How feature maps become features; see :func:`sktl.nn.pool`. "none" gives an array of shape
+        (n_images, channels, height, width), for a single layer. Layers that are vectors already
+        are not pooled; of a sequence of tokens the network's own class token is taken where it
+        has one, else all tokens are pooled.
+    image_size : int, default=None
+        Side of the square that the network sees, in pixels. By default that of the weights.
+    crops : {"center", "ten"}, default="center"
+        "ten" averages the features over the four corners and the centre, each also mirrored:
+        ten times the work.
+    batch_size : int, default=64
+        Pictures held and forwarded at once. It does not change the features.
+    device : str or torch.device, default="auto"
+        "auto" is CUDA where there is one, else the CPU.
+    precision : {"auto", "exact"}, default="auto"
+        "exact" repeats the reference transform and the plain float32 forward pass of the
+        library that the network comes from. "auto" is faster and stays within 5e-3 of it
+        (relative L2 norm of a picture's features).
+    n_jobs : int, default=None
+        Number of shards computed in parallel by joblib; each worker loads the network. One
+        process uses all cores already: this is for spreading over processes and machines.
+    image_shape, value_range, background
+        How pictures are read; see :func:`sktl.images.as_images`. `image_shape` is needed for
+        flattened rows only.
+    on_error : {"raise", "nan"}, default="raise"
+        What becomes of pictures that cannot be read: one error that names them all, or rows of
+        NaN and one warning that names them all.
+    verbose : int, default=0
+        If not 0, a progress bar is shown for work of more than three seconds.
+
+    Attributes
+    ----------
+    n_features_out_ : int
+        Number of features.
+    backbone_spec_ : BackboneSpec
+        Name, weights, digest, licence and preprocessing of the network.
+    value_range_ : tuple of 2 floats
+        Values of black and white. Only defined for flattened rows.
+    n_features_in_ : int
+        Number of columns. Only defined when X is a table.
+    feature_names_in_ : ndarray of str
+        Names of the columns. Only defined when X is a DataFrame with column names.
+
+    Raises
+    ------
+    ImageDecodeError
+        If some pictures cannot be read. The features of the others are in its `features`.
+    WeightsError
+        If the weights cannot be had or do not fit.
+
+    Notes
+    -----
+    A pickle holds the parameters, not the pretrained weights of a network given by name.
+    Estimators in one process share one copy of such a network.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_sample_images
+    >>> from sktl import CNNFeatures
+    >>> features = CNNFeatures("resnet18", weights=None)  # random weights, for the example
+    >>> features.fit_transform(load_sample_images().images).shape
+    (2, 512)
+    >>> features.get_feature_names_out()[:2]
+    array(['resnet18_0', 'resnet18_1'], dtype=object)
+    """
+
+    def __init__(
+        self,
+        backbone: str | torch.nn.Module | Backbone = "efficientnet_lite0",
+        *,
+        weights: str | os.PathLike[str] | None = "default",
+        layer: Layer | Sequence[Layer] = "bottleneck",
+        pooling: Pooling = "avg",
+        image_size: int | None = None,
+        crops: Literal["center", "ten"] = "center",
+        batch_size: int = 64,
+        device: str | torch.device = "auto",
+        precision: Literal["auto", "exact"] = "auto",
+        n_jobs: int | None = None,
+        image_shape: tuple[int, ...] | None = None,
+        value_range: tuple[float, float] | None = None,
+        background: str | tuple[int, int, int] = "white",
+        on_error: Literal["raise", "nan"] = "raise",
+        verbose: int = 0,
+    ) -> None:
+        self.backbone = backbone
+        self.weights = weights
+        self.layer = layer
+        self.pooling = pooling
+        self.image_size = image_size
+        self.crops = crops
+        self.batch_size = batch_size
+        self.device = device
+        self.precision = precision
+        self.n_jobs = n_jobs
+        self.image_shape = image_shape
+        self.value_range = value_range
+        self.background = background
+        self.on_error = on_error
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Check the parameters, the pictures' headers and the weights; nothing is learned.
+
+        Parameters
+        ----------
+        X : array-like of n_images pictures
+            Anything that :func:`sktl.images.as_images` takes.
+        y : object, default=None
+            Ignored.
+
+        Returns
+        -------
+        self : CNNFeatures
+        """
+        self._fit(X)
+        return self
+
+    def transform(self, X: Any) -> npt.NDArray[np.float32]:
+        """Features of pictures.
+
+        Parameters
+        ----------
+        X : array-like of n_images pictures
+            Anything that :func:`sktl.images.as_images` takes.
+
+        Returns
+        -------
+        features : ndarray of shape (n_images, n_features), dtype float32
+            With ``pooling="none"``, of shape (n_images, channels, height, width).
+        """
+        self._check_parameters()
+        images = self._read_images(X, reset=False)
+        return self._features(images, self._find_bad(images))
+
+    def fit_transform(self, X: Any, y: Any = None, **fit_params: Any) -> npt.NDArray[np.float32]:
+        """Fit, then give the features of the same pictures.
+
+        Parameters
+        ----------
+        X : array-like of n_images pictures
+            Anything that :func:`sktl.images.as_images` takes.
+        y : object, default=None
+            Ignored.
+        **fit_params : dict
+            Ignored.
+
+        Returns
+        -------
+        features : ndarray of shape (n_images, n_features), dtype float32
+            As from :meth:`transform`.
+        """
+        images, bad = self._fit(X)
+        return self._features(images, bad)
+
+    def get_feature_names_out(self, input_features: Any = None) -> npt.NDArray[np.object_]:
+        """Names of the features.
+
+        Parameters
+        ----------
+        input_features : object, default=None
+            Ignored.
+
+        Returns
+        -------
+        names : ndarray of shape (n_features_out_,), dtype object
+            ``<backbone>_<i>``, or ``<backbone>_<layer>_<i>`` for a list of layers.
+        """
+        check_is_fitted(self, "n_features_out_")
+        if self.pooling == "none":
+            raise ValueError('maps have no feature names; use pooling="flatten" for named columns')
+        backbone = self._load()
+        layers = self._layers()
+        shapes = backbone.shapes(layers, self.image_size)
+        prefixes = [
+            f"{backbone.name}_{backbone.layer_name(layer)}" if self._many() else backbone.name
+            for layer in layers
+        ]
+        return np.array(
+            [
+                f"{prefix}_{i}"
+                for prefix, shape in zip(prefixes, shapes, strict=True)
+                for i in range(n_pooled(shape, self.pooling))
+            ],
+            dtype=object,
+        )
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.n_features_out_
+
+    def _fit(self, X: Any) -> tuple[ImageCollection, list[BadImage]]:
+        self._check_parameters()
+        images = self._read_images(X, reset=True)
+        bad = self._find_bad(images)
+        backbone = self._load()
+        shapes = backbone.shapes(self._layers(), self.image_size)
+        self.backbone_spec_ = backbone.spec
+        self.n_features_out_ = sum(n_pooled(shape, self.pooling) for shape in shapes)
+        return images, bad
+
+    def _find_bad(self, images: ImageCollection) -> list[BadImage]:
+        """Bad headers, before a network is loaded; an error if bad pictures are not welcome."""
+        bad = images.check()
+        if bad and self.on_error == "raise":
+            raise ImageDecodeError(bad, len(images))
+        return bad
+
+    def _features(self, images: ImageCollection, bad: list[BadImage]) -> npt.NDArray[np.float32]:
+        """Forward all pictures but the `bad`, whose rows are NaN."""
+        good = np.setdiff1d(np.arange(len(images)), [failure.index for failure in bad])
+        layers, damaged = extract(
+            images[good],
+            self._load(),
+            self._recipe(),
+            batch_size=self.batch_size,
+            device=resolve_device(self.device),
+            n_jobs=self.n_jobs,
+            progress=bool(self.verbose),
+        )
+        features = layers[0] if len(layers) == 1 else np.concatenate(layers, axis=1)
+        if len(good) < len(images):
+            every = np.full((len(images), *features.shape[1:]), np.nan, np.float32)
+            every[good] = features
+            features = every
+        bad = bad + [failure._replace(index=int(good[failure.index])) for failure in damaged]
+        if bad and self.on_error == "raise":
+            raise ImageDecodeError(bad, len(images), features)
+        if bad:
+            named = "\n".join(describe_bad_images(sorted(bad)))
+            warnings.warn(
+                f"{len(bad)} of {len(images)} pictures cannot be read; their features are NaN:\n"
+                f"{named}",
+                BadImageWarning,
+                stacklevel=3,
+            )
+        return features
+
+    def _load(self) -> Backbone:
+        return load_backbone(self.backbone, self.weights)
+
+    def _recipe(self) -> Recipe:
+        return Recipe(self._layers(), self.pooling, self.image_size, self.crops, self.precision)
+
+    def _many(self) -> bool:
+        return not isinstance(self.layer, (str, numbers.Integral))
+
+    def _layers(self) -> tuple[Layer, ...]:
+        layers: Any = self.layer if self._many() else (self.layer,)
+        return tuple(layer if isinstance(layer, str) else int(layer) for layer in layers)
+
+    def _check_parameters(self) -> None:
+        checks = ParameterChecks(type(self).__name__)
+        checks.choice("pooling", self.pooling, POOLINGS)
+        checks.choice("crops", self.crops, ("center", "ten"))
+        checks.choice("precision", self.precision, ("auto", "exact"))
+        checks.choice("on_error", self.on_error, ("raise", "nan"))
+        checks.integer("batch_size", self.batch_size, minimum=1)
+        checks.integer("image_size", self.image_size, minimum=1, optional=True)
+        checks.attempt(resolve_device, self.device)
+        layers: Any = self.layer if self._many() else (self.layer,)
+        named = isinstance(layers, Sequence) and all(
+            isinstance(layer, (str, numbers.Integral)) and not isinstance(layer, bool)
+            for layer in layers
+        )
+        checks.that(
+            "layer",
+            self.layer,
+            named and len(layers) > 0,
+            "a name, a stage index or a list of them",
+        )
+        checks.that(
+            "pooling",
+            self.pooling,
+            not (self.pooling == "none" and named and len(layers) > 1),
+            'other than "none" for several layers, whose maps have different shapes',
+        )
+        checks.done()
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        tags.transformer_tags.preserves_dtype = []
+        return tags

@@ -1,0 +1,157 @@
+"""The lazily decoded collection that every estimator works on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from sktl.exceptions import BadImage, ImageFormatError
+from sktl.images._arrays import ArrayFormat
+from sktl.images._decode import (
+    Background,
+    BadImageError,
+    check_encoded,
+    describe,
+    is_encoded,
+    read_rgb,
+)
+
+__all__ = ["ImageCollection"]
+
+
+class ImageCollection:
+    """Pictures that are decoded only when asked for.
+
+    Made by :func:`sktl.images.as_images`. A slice, a mask or an array of positions gives another
+    collection over the same pictures: nothing is copied, so that folds cost nothing.
+
+    Attributes
+    ----------
+    shape : tuple of 1 int
+        ``(n_images,)``, so that scikit-learn slices a collection as it slices arrays.
+    kind : str
+        What is held: ``"paths"``, ``"bytes"``, ``"PIL"``, ``"arrays"`` or ``"mixed"``.
+    array_format : ArrayFormat
+        How pictures that are arrays are read.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sktl.images import as_images
+    >>> images = as_images(np.zeros((5, 8, 8), dtype=np.uint8))
+    >>> images
+    ImageCollection(5 arrays)
+    >>> images[[0, 3]]
+    ImageCollection(2 arrays)
+    >>> images.decode(4).shape
+    (8, 8, 3)
+    """
+
+    def __init__(
+        self,
+        items: Any,
+        kind: str,
+        *,
+        array_format: ArrayFormat | None = None,
+        background: Background = "white",
+        positions: npt.NDArray[np.intp] | None = None,
+    ) -> None:
+        self._items = items
+        self._positions = np.arange(len(items)) if positions is None else positions
+        self.kind = kind
+        self.array_format = array_format or ArrayFormat()
+        self.background = background
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    @property
+    def shape(self) -> tuple[int]:
+        return (len(self),)
+
+    def __repr__(self) -> str:
+        return f"ImageCollection({len(self)} {self.kind})"
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, key: Any) -> Any:
+        """The raw picture at an integer position; a collection for everything else."""
+        if isinstance(key, tuple) and len(key) == 2 and key[1] is Ellipsis:
+            key = key[0]  # scikit-learn slices anything with a shape as array[key, ...]
+        if isinstance(key, (int, np.integer)):
+            return self._items[self._positions[key]]
+        if not isinstance(key, slice):
+            key = np.asarray(key)
+            key = key.astype(np.intp) if key.size == 0 else key
+        return ImageCollection(
+            self._items,
+            self.kind,
+            array_format=self.array_format,
+            background=self.background,
+            positions=self._positions[key],
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A slice sent to another process takes only its own pictures along."""
+        state = self.__dict__.copy()
+        if isinstance(self._items, np.ndarray) and len(self) < len(self._items):
+            state["_items"] = self._items[self._positions]
+            state["_positions"] = np.arange(len(self))
+        return state
+
+    def describe(self, i: int) -> str:
+        """Path of picture `i`, or short words for a picture in memory."""
+        return describe(self[i])
+
+    def read_rgb(self, i: int) -> Image.Image:
+        """Picture `i` as an upright PIL image of mode RGB; raise BadImageError."""
+        item = self[i]
+        if is_encoded(item):
+            return read_rgb(item, self.background)
+        array = self._array(item)
+        if array.shape[2] == 1:
+            return Image.fromarray(np.repeat(array, 3, axis=2))  # (H, W, 1) -> (H, W, 3)
+        image = Image.fromarray(array)
+        return image if image.mode == "RGB" else read_rgb(image, self.background)
+
+    def decode(self, i: int) -> npt.NDArray[np.uint8]:
+        """Picture `i` as RGB, shape (height, width, 3), dtype uint8, values 0-255.
+
+        Raises
+        ------
+        ImageDecodeError
+            If the picture cannot be read.
+        """
+        from sktl.exceptions import ImageDecodeError
+
+        try:
+            return np.array(self.read_rgb(i))
+        except BadImageError as error:
+            raise ImageDecodeError([BadImage(i, self.describe(i), str(error))], len(self)) from None
+
+    def check(self, positions: Sequence[int] | None = None) -> list[BadImage]:
+        """Find missing, empty, unrecognisable and oversized pictures by their headers alone."""
+        bad = []
+        for i in range(len(self)) if positions is None else positions:
+            item = self[i] if self.kind != "arrays" else None
+            if item is not None and is_encoded(item):
+                try:
+                    check_encoded(item)
+                except BadImageError as error:
+                    bad.append(BadImage(i, describe(item), str(error)))
+            elif self.kind != "arrays" and not hasattr(item, "__array__"):
+                bad.append(BadImage(i, describe(item), "not a picture"))
+        return bad
+
+    def _array(self, item: Any) -> npt.NDArray[np.uint8]:
+        if item is None or not hasattr(item, "__array__"):
+            raise BadImageError("not a picture")
+        try:
+            return self.array_format.to_uint8(item)
+        except (ImageFormatError, ValueError, TypeError) as error:
+            raise BadImageError(str(error)) from error

@@ -1,0 +1,73 @@
+"""Arguments checked together, before any work, with every culprit in one error."""
+
+from __future__ import annotations
+
+import difflib
+import numbers
+from collections.abc import Iterable
+from typing import Any
+
+from sktl.exceptions import ParameterError
+
+__all__ = ["ParameterChecks", "suggest"]
+
+
+def suggest(name: str, known: Iterable[str], n: int = 3) -> str:
+    """``' Did you mean "a" or "b"?'``, or nothing."""
+    close = difflib.get_close_matches(str(name), list(known), n=n, cutoff=0.6)
+    return f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
+
+
+class ParameterChecks:
+    """Collects what is wrong with an estimator's parameters; `done` raises it as one error.
+
+    Examples
+    --------
+    >>> checks = ParameterChecks("CNNFeatures")
+    >>> checks.choice("pooling", "agv", ("avg", "max"))
+    >>> checks.integer("batch_size", 0, minimum=1)
+    >>> checks.done()
+    Traceback (most recent call last):
+    ...
+    sktl.exceptions.ParameterError: CNNFeatures has 2 wrong parameters:
+      pooling must be one of 'avg', 'max'; got 'agv'. Did you mean 'avg'?
+      batch_size must be an integer of at least 1; got 0.
+    """
+
+    def __init__(self, owner: str) -> None:
+        self.owner = owner
+        self.wrong: list[str] = []
+
+    def choice(self, name: str, value: Any, allowed: tuple[str, ...]) -> None:
+        if not (isinstance(value, str) and value in allowed):
+            hint = suggest(value, allowed) if isinstance(value, str) else ""
+            listed = ", ".join(repr(a) for a in allowed)
+            self.wrong.append(f"{name} must be one of {listed}; got {value!r}.{hint}")
+
+    def integer(self, name: str, value: Any, *, minimum: int, optional: bool = False) -> None:
+        if optional and value is None:
+            return
+        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        if not whole or value < minimum:
+            none = " or None" if optional else ""
+            self.wrong.append(
+                f"{name} must be an integer of at least {minimum}{none}; got {value!r}."
+            )
+
+    def that(self, name: str, value: Any, holds: bool, rule: str) -> None:
+        if not holds:
+            self.wrong.append(f"{name} must be {rule}; got {value!r}.")
+
+    def attempt(self, call: Any, *args: Any) -> None:
+        """Run a check that raises a ParameterError of its own."""
+        try:
+            call(*args)
+        except ParameterError as error:
+            self.wrong.append(str(error))
+
+    def done(self) -> None:
+        if len(self.wrong) == 1:
+            raise ParameterError(f"{self.owner}: {self.wrong[0]}")
+        if self.wrong:
+            listed = "\n".join(f"  {line}" for line in self.wrong)
+            raise ParameterError(f"{self.owner} has {len(self.wrong)} wrong parameters:\n{listed}")

@@ -1,0 +1,61 @@
+"""The one place that touches scikit-learn's private or version-dependent API."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.utils.validation import (
+    _check_feature_names,
+    _check_n_features,
+    validate_data,
+)
+
+__all__ = ["is_sparse", "record_columns", "rows_of_numbers", "validate_rows"]
+
+
+def validate_rows(estimator: Any, X: Any, *, reset: bool) -> npt.NDArray[Any]:
+    """Check flattened rows as scikit-learn does, and record their number of columns and names."""
+    rows: npt.NDArray[Any] = validate_data(estimator, X, reset=reset, dtype="numeric")
+    return rows
+
+
+def record_columns(estimator: Any, X: Any, *, reset: bool) -> None:
+    """Record, or compare with those seen in fit, the column names of a DataFrame of pictures."""
+    if hasattr(X, "columns") and hasattr(X, "iloc"):
+        _check_feature_names(estimator, X, reset=reset)
+        _check_n_features(estimator, X, reset=reset)
+    elif reset:
+        for name in ("feature_names_in_", "n_features_in_"):
+            if hasattr(estimator, name):
+                delattr(estimator, name)
+
+
+def is_sparse(X: Any) -> bool:
+    """Whether X is a SciPy sparse matrix or array."""
+    return hasattr(X, "toarray") and hasattr(X, "nnz")
+
+
+def rows_of_numbers(X: Any) -> bool:
+    """Whether X is meant as a table of numbers, right or wrong, rather than as pictures."""
+    if is_sparse(X):
+        return True
+    if hasattr(X, "columns") and hasattr(X, "iloc"):
+        return len(X.columns) > 1
+    if isinstance(X, (list, tuple)):
+        return _nested_numbers(X)
+    if not isinstance(X, np.ndarray) and hasattr(X, "__array__") and not hasattr(X, "iloc"):
+        X = np.asarray(X)
+    if not isinstance(X, np.ndarray) or X.ndim > 2:
+        return False
+    return X.dtype.kind in "biufc" or (X.ndim == 2 and X.shape[1] > 1)
+
+
+def _nested_numbers(X: Iterable[Any]) -> bool:
+    for first in X:
+        if isinstance(first, (list, tuple)):
+            return len(first) > 0 and isinstance(first[0], (int, float, complex, np.number))
+        return isinstance(first, (int, float, complex, np.number))
+    return False

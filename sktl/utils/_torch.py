@@ -1,0 +1,42 @@
+"""Devices, by the names that users give them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sktl.exceptions import ParameterError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["resolve_device"]
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """The torch device for `device`; "auto" is CUDA where there is one, else the CPU.
+
+    Apple's MPS is used when it is asked for, not by "auto".
+
+    Raises
+    ------
+    ParameterError
+        If the device is unknown or not there. It is never changed in silence.
+    """
+    import torch
+
+    if isinstance(device, str) and device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ParameterError(
+            f'device must be "auto" or a torch device such as "cpu" or "cuda:0"; got {device!r}'
+        ) from error
+    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
+        raise ParameterError(
+            f"device={device!r} is not there: torch sees {torch.cuda.device_count()} CUDA "
+            'devices. Pass device="auto" to use what there is'
+        )
+    if resolved.type == "mps" and not torch.backends.mps.is_available():
+        raise ParameterError(f'device={device!r} is not there. Pass device="auto"')
+    return resolved
