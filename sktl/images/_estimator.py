@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sktl.exceptions import ImageFormatError
 from sktl.images._collection import ImageCollection
 from sktl.images._recognise import as_images
 from sktl.utils._sklearn import record_columns, rows_of_numbers, validate_rows
@@ -23,27 +24,35 @@ class ImageEstimatorMixin:
     background: str | tuple[int, int, int]
 
     def _read_images(self, X: Any, *, reset: bool) -> ImageCollection:
-        """X as a collection; `reset` records its columns and value range, as fit must.
-
-        The range of flattened rows is found once, in fit: a dark batch must not look brighter
-        than the same pictures among others.
-        """
-        if isinstance(X, ImageCollection):
-            return X
-        if self.image_shape is None or not rows_of_numbers(X):
+        """X as a collection of at least one picture; `reset` records its columns, as fit must."""
+        if self.image_shape is not None and rows_of_numbers(X):
+            images = self._read_rows(X, reset=reset)
+        else:
             record_columns(self, X, reset=reset)
-            return as_images(
-                X,
-                image_shape=self.image_shape,
-                value_range=self.value_range,
-                background=self.background,
-            )
-        X = validate_rows(self, X, reset=reset)
+            images = X if isinstance(X, ImageCollection) else self._as_images(X, self.value_range)
+        if len(images) == 0:
+            raise ImageFormatError("X has 0 pictures; a minimum of 1 is required")
+        return images
+
+    def _read_rows(self, X: Any, *, reset: bool) -> ImageCollection:
+        """Flattened rows, whose value range is found once, in fit.
+
+        A dark batch must not look brighter than the same pictures among others.
+        """
+        rows = validate_rows(self, X, reset=reset)
         known = None if reset else getattr(self, "value_range_", None)
-        images = as_images(X, image_shape=self.image_shape, value_range=known or self.value_range)
+        images = self._as_images(rows, known or self.value_range)
         if reset:
             self.value_range_ = images.array_format.value_range
         return images
+
+    def _as_images(self, X: Any, value_range: tuple[float, float] | None) -> ImageCollection:
+        return as_images(
+            X,
+            image_shape=self.image_shape,
+            value_range=value_range,
+            background=self.background,
+        )
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()  # type: ignore[misc]

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.metrics._scorer import _BaseScorer
 from sklearn.utils.validation import (
     _check_feature_names,
     _check_n_features,
     validate_data,
 )
 
-__all__ = ["is_sparse", "record_columns", "rows_of_numbers", "validate_rows"]
+__all__ = ["CachingScorer", "is_sparse", "record_columns", "rows_of_numbers", "validate_rows"]
 
 
 def validate_rows(estimator: Any, X: Any, *, reset: bool) -> npt.NDArray[Any]:
@@ -59,3 +60,32 @@ def _nested_numbers(X: Iterable[Any]) -> bool:
             return len(first) > 0 and isinstance(first[0], (int, float, complex, np.number))
         return isinstance(first, (int, float, complex, np.number))
     return False
+
+
+class CachingScorer(_BaseScorer):
+    """A scorer that also sees the estimator's classes.
+
+    By deriving from scikit-learn's own base it takes part in metadata routing, and several of
+    them in one search call the estimator once, not once each.
+    """
+
+    def __init__(self, score_func: Callable[..., float], kwargs: dict[str, Any]) -> None:
+        super().__init__(score_func, 1, kwargs, ("predict_proba", "decision_function"))
+
+    def _score(
+        self, method_caller: Callable[..., Any], estimator: Any, X: Any, y_true: Any, **kwargs: Any
+    ) -> float:
+        self._warn_overlap("Passed twice, to the scorer's maker and as metadata.", kwargs)
+        method = next((m for m in self._response_method if hasattr(estimator, m)), None)
+        if method is None:
+            raise AttributeError(
+                f"{type(estimator).__name__} has neither predict_proba nor decision_function, one "
+                "of which a ranking of the classes needs"
+            )
+        scores = np.asarray(method_caller(estimator, method, X))
+        if scores.ndim == 1:  # scikit-learn hands on only the column of the second class
+            first = 1 - scores if method == "predict_proba" else -scores
+            scores = np.column_stack([first, scores])
+        return float(
+            self._score_func(y_true, scores, classes=estimator.classes_, **self._kwargs, **kwargs)
+        )

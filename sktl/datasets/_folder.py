@@ -1,0 +1,144 @@
+"""A folder of pictures, with a sub-folder for each class or without classes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.utils import Bunch
+
+from sktl.exceptions import ParameterError
+from sktl.utils._parameters import suggest
+
+__all__ = ["PICTURE_SUFFIXES", "load_image_folder", "missing_files"]
+
+PICTURE_SUFFIXES = frozenset(
+    ".avif .bmp .gif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()
+)
+_SHOWN = 5
+
+
+def load_image_folder(
+    root: str | os.PathLike[str],
+    *,
+    split_file: str | os.PathLike[str] | None = None,
+    exclude: str | Iterable[str] = (),
+    return_X_y: bool = False,
+) -> Any:
+    """List the pictures of a folder; none is opened.
+
+    A folder with sub-folders holds a class in each of them, pictures at any depth below it. A
+    folder with nothing but pictures has no labels.
+
+    Parameters
+    ----------
+    root : str or Path
+        The folder.
+    split_file : str or Path, default=None
+        A text file with one path a line, relative to `root`, such as a list of training pictures.
+        Only those are loaded, in that order.
+    exclude : str or iterable of str, default=()
+        Classes to leave out, such as Caltech-101's ``"BACKGROUND_Google"``.
+    return_X_y : bool, default=False
+        If True, return ``(images, target)`` instead of a Bunch.
+
+    Returns
+    -------
+    data : Bunch
+        - images : ndarray of shape (n_images,), dtype object: paths as str, sorted by class and
+          name, or in the order of `split_file`;
+        - target : ndarray of shape (n_images,), dtype str: class names; None without classes;
+        - target_names : list of str, sorted; None without classes;
+        - ignored : list of str: files that were left out because their suffix is not a picture's.
+    (images, target) : tuple
+        If `return_X_y` is True.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder, the split file or pictures that it lists are not there.
+    ParameterError
+        If there are no pictures, if pictures lie beside class folders, or if a class to exclude
+        does not exist.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from sktl import load_image_folder
+    >>> root = pathlib.Path(tempfile.mkdtemp())
+    >>> for name in ("daisy/1.jpg", "rose/1.jpg", "rose/2.jpg"):
+    ...     (root / name).parent.mkdir(exist_ok=True)
+    ...     (root / name).touch()
+    >>> images, y = load_image_folder(root, return_X_y=True)
+    >>> y
+    array(['daisy', 'rose', 'rose'], dtype='<U5')
+    """
+    root = Path(root).expanduser()
+    if not root.is_dir():
+        raise FileNotFoundError(f"there is no folder {root.absolute()}")
+    excluded = {exclude} if isinstance(exclude, str) else set(exclude)
+    found, ignored = _scan(root)
+    loose = [path for path in found if "/" not in path]
+    if loose and len(loose) < len(found):
+        raise ParameterError(
+            f"{root} has pictures ({', '.join(loose[:_SHOWN])}) beside its class folders; move "
+            "them into a folder of their class, or away"
+        )
+    names = {path.partition("/")[0] for path in found} if not loose else set()
+    for name in sorted(excluded - names):
+        raise ParameterError(f"exclude: {root} has no class {name!r}.{suggest(name, names)}")
+    chosen = found if split_file is None else _read_split(Path(split_file), root)
+    if not loose:
+        chosen = [path for path in chosen if path.partition("/")[0] not in excluded]
+    if not chosen:
+        raise ParameterError(f"there are no pictures in {root}")
+    images = np.array([str(root / path) for path in chosen], dtype=object)
+    target = None if loose else np.array([path.partition("/")[0] for path in chosen])
+    if return_X_y:
+        return images, target
+    return Bunch(
+        images=images,
+        target=target,
+        target_names=None if target is None else sorted(set(target.tolist())),
+        ignored=ignored,
+    )
+
+
+def missing_files(paths: Sequence[Path | str], hint: str) -> FileNotFoundError | None:
+    """One error for all files that are not there, or None."""
+    missing = [str(path) for path in paths if not os.path.isfile(path)]  # noqa: PTH113 (faster)
+    if not missing:
+        return None
+    more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+    return FileNotFoundError(
+        f"{len(missing)} of {len(paths)} listed pictures are not there: "
+        f"{', '.join(missing[:_SHOWN])}{more}. {hint}"
+    )
+
+
+def _scan(root: Path) -> tuple[list[str], list[str]]:
+    """Relative paths of pictures, and paths of other files; hidden ones do not count."""
+    found, ignored = [], []
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        for name in sorted(files):
+            if name.startswith("."):
+                continue
+            path = Path(folder, name)
+            if path.suffix.lower() in PICTURE_SUFFIXES:
+                found.append(path.relative_to(root).as_posix())
+            else:
+                ignored.append(str(path))
+    return sorted(found), ignored
+
+
+def _read_split(split_file: Path, root: Path) -> list[str]:
+    lines = split_file.expanduser().read_text(encoding="utf-8").splitlines()
+    chosen = [Path(line.strip()).as_posix() for line in lines if line.strip()]
+    error = missing_files([root / path for path in chosen], f"{split_file} lists them below {root}")
+    if error:
+        raise error
+    return chosen

@@ -1,0 +1,37 @@
+"""The image-estimator contract, run on every estimator there is."""
+
+import numpy as np
+import pytest
+from sklearn.base import BaseEstimator, TransformerMixin
+from torch import nn
+
+from sktl import CNNFeatures
+from sktl.backbones import Backbone, Preprocessing
+from sktl.utils.estimator_checks import (
+    check_batch_size_does_not_matter,
+    check_image_estimator,
+    check_network_stays_as_it_is,
+    image_checks,
+    parametrize_with_image_checks,
+)
+
+TINY = Backbone(
+    nn.Sequential(nn.Conv2d(3, 6, 5, 2), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 12, 3)),
+    preprocessing=Preprocessing(size=32, resize=36),
+    name="tiny",
+)
+ESTIMATORS = [
+    CNNFeatures(image_size=64),
+    CNNFeatures("resnet18", weights=None, image_size=32, layer=[-2, "bottleneck"], pooling="max"),
+    CNNFeatures(TINY, pooling="flatten", precision="exact", crops="ten"),
+]
+
+
+@parametrize_with_image_checks(ESTIMATORS)
+def test_contract(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=repr)
+def test_no_check_is_lost(estimator):
+    assert len(list(image_checks(estimator))) == 24
