@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sktl.backbones import register_backbone as register_backbone
     from sktl.datasets import load_image_folder as load_image_folder
     from sktl.datasets import load_image_table as load_image_table
+    from sktl.engine import FeatureStore as FeatureStore
     from sktl.feature_extraction import CNNFeatures as CNNFeatures
     from sktl.images import as_images as as_images
     from sktl.metrics import make_top_k_scorer as make_top_k_scorer
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 # Public name -> the package that holds it, imported when the name is first used.
 _HOME = {
     "CNNFeatures": "feature_extraction",
+    "FeatureStore": "engine",
     "as_images": "images",
     "list_backbones": "backbones",
     "load_backbone": "backbones",

@@ -13,7 +13,8 @@ Every error is an :class:`SktlError` and also the builtin that callers already c
         └── MissingDependencyError    (ImportError)  an optional package is not installed
     Warning
     └── UserWarning
-        └── BadImageWarning                          pictures left out because on_error="nan"
+        ├── BadImageWarning                          pictures left out because on_error="nan"
+        └── StoreWarning                             the feature store cannot be used
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ __all__ = [
     "MissingDependencyError",
     "ParameterError",
     "SktlError",
+    "StoreWarning",
     "WeightsError",
 ]
 
@@ -70,6 +72,10 @@ class MissingDependencyError(SktlError, ImportError):
 
 class BadImageWarning(UserWarning):
     """Some pictures could not be read and were left out, as `on_error="nan"` asks."""
+
+
+class StoreWarning(UserWarning):
+    """The feature store cannot be used; features are computed without it."""
 
 
 class BadImage(NamedTuple):

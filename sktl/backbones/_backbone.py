@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,6 +27,7 @@ from sktl.backbones._feature_network import (
     replicate,
 )
 from sktl.backbones._preprocessing import IMAGENET, Preprocessing
+from sktl.backbones._weights import digest_tensors
 from sktl.exceptions import LayerNotFoundError, ParameterError
 from sktl.utils._parameters import suggest
 
@@ -126,8 +128,6 @@ class Backbone:
         name: str | None = None,
     ) -> None:
         if spec is None:
-            from sktl.backbones._weights import digest_tensors
-
             spec = BackboneSpec(
                 name or type(module).__name__.lower(), "module", "module", digest_tensors(module)
             )
@@ -243,6 +243,24 @@ class Backbone:
             device=device,
             channels_last=channels_last,
         )
+
+    def fingerprint(self, layer: Layer) -> str:
+        """Identify what the network computes at a layer.
+
+        For a network that comes with named weights this is their digest. For any other, whose
+        code and tensors may change under an unchanged name, it is made of the tensors as they are
+        now and of the layer's response to a fixed random picture.
+        """
+        if self.spec.source in ("torchvision", "timm", "packaged"):
+            return self.spec.digest
+        probe = torch.rand(self._example().shape, generator=torch.Generator().manual_seed(0))
+        network = self.feature_network([layer])
+        with torch.inference_mode():
+            (response,) = network(probe.to(self._example()))
+        # Three digits: enough to tell networks apart, too few to show the order of additions.
+        digits = " ".join(f"{value:.2e}" for value in response.flatten()[:4096].tolist())
+        text = f"{digest_tensors(self.module)} {tuple(response.shape)} {digits}"
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def layer_name(self, layer: Layer) -> str:
         """The name of a layer given by name or by stage index."""

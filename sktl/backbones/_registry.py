@@ -184,13 +184,18 @@ def load_backbone(
         )
     loader = _loader(name)
     with _LOCK:
-        key = (name, _weights_key(weights), random_state if weights is None else None)
+        key = (name, weights_key(weights), random_state if weights is None else None)
         if key not in _LOADED:
             _LOADED[key] = loader(name, weights, random_state)
             while len(_LOADED) > _KEPT:
                 _LOADED.popitem(last=False)
         _LOADED.move_to_end(key)
         return _LOADED[key]
+
+
+def is_registered(name: str) -> bool:
+    """Whether the name is one that `register_backbone` gave."""
+    return name in _REGISTERED
 
 
 def clear_loaded() -> None:
@@ -224,7 +229,8 @@ def _loader(name: str) -> Callable[[str, Any, int], Backbone]:
     )
 
 
-def _weights_key(weights: str | os.PathLike[str] | None) -> Any:
+def weights_key(weights: str | os.PathLike[str] | None) -> Any:
+    """What tells weights apart: their name, or path, time and size of a local file."""
     path = None if weights is None else local_file(weights)
     if path is None:
         return weights

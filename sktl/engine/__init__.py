@@ -1,6 +1,19 @@
 """The way from a collection of pictures to the numbers of a network's layers."""
 
-from sktl.engine._extract import Recipe, extract
+from sktl.engine._extract import Batch, Recipe, extract
+from sktl.engine._features import compute_features
+from sktl.engine._network import Network
 from sktl.engine._prepare import prepare
+from sktl.engine._store import FeatureStore, default_store_path, resolve_store
 
-__all__ = ["Recipe", "extract", "prepare"]
+__all__ = [
+    "Batch",
+    "FeatureStore",
+    "Network",
+    "Recipe",
+    "compute_features",
+    "default_store_path",
+    "extract",
+    "prepare",
+    "resolve_store",
+]

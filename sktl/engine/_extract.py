@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import joblib
 import numpy as np
@@ -22,7 +22,7 @@ from sktl.images import ImageCollection
 from sktl.images._decode import BadImageError
 from sktl.nn.pooling import Pooling, pool
 
-__all__ = ["Precision", "Recipe", "extract"]
+__all__ = ["Batch", "Precision", "Recipe", "extract"]
 
 Precision = Literal["auto", "exact"]
 Array = npt.NDArray[np.float32]
@@ -42,6 +42,24 @@ class Recipe:
     precision: Precision = "auto"
 
 
+class Batch(NamedTuple):
+    """Results of some pictures.
+
+    Attributes
+    ----------
+    positions : list of int
+        Which pictures.
+    layers : list of ndarray, dtype float32
+        One (len(positions), ...) array a layer of the recipe.
+    bad : list of BadImage
+        Pictures beside them that could not be decoded.
+    """
+
+    positions: list[int]
+    layers: list[Array]
+    bad: list[BadImage]
+
+
 def extract(
     images: ImageCollection,
     backbone: Backbone,
@@ -51,8 +69,8 @@ def extract(
     device: torch.device | None = None,
     n_jobs: int | None = None,
     progress: bool = False,
-) -> tuple[list[Array], list[BadImage]]:
-    """Forward pictures through a network and collect layers of it.
+) -> Iterator[Batch]:
+    """Forward pictures through a network, batch by batch.
 
     Parameters
     ----------
@@ -71,31 +89,48 @@ def extract(
     progress : bool, default=False
         Show a progress bar if the work takes more than three seconds.
 
-    Returns
-    -------
-    layers : list of ndarray of shape (n, ...), dtype float32
-        One array a layer of the recipe, rows in the order of `images`; NaN for bad pictures.
-    bad : list of BadImage
-        The pictures that could not be decoded.
+    Yields
+    ------
+    batch : Batch
+        In the order of `images`.
     """
-    n_shards = min(joblib.effective_n_jobs(n_jobs), -(-len(images) // batch_size))
-    if n_shards <= 1:
-        return _extract_shard(images, backbone, recipe, batch_size, device, progress)
-    bounds = np.linspace(0, len(images), n_shards + 1).astype(int)
+    device = device or torch.device("cpu")
+    n_workers = min(joblib.effective_n_jobs(n_jobs), -(-len(images) // batch_size))
+    with tqdm(total=len(images), unit="image", delay=3, disable=not progress) as bar:
+        if n_workers <= 1:
+            batches = _extract_shard(images, backbone, recipe, batch_size, device)
+        else:
+            batches = _extract_shards(images, backbone, recipe, batch_size, device, n_jobs)
+        for batch in batches:
+            yield batch
+            bar.update(len(batch.positions) + len(batch.bad))
+
+
+def _extract_shards(
+    images: ImageCollection,
+    backbone: Backbone,
+    recipe: Recipe,
+    batch_size: int,
+    device: torch.device,
+    n_jobs: int | None,
+) -> Iterator[Batch]:
+    """Shards of a few batches each, so that finished work comes back early and evenly."""
+    n_workers = joblib.effective_n_jobs(n_jobs)
+    step = min(-(-len(images) // n_workers), 8 * batch_size)
     reference = _reference(backbone)
-    parts = joblib.Parallel(n_jobs=n_jobs)(
-        joblib.delayed(_extract_shard)(
-            images[start:stop], reference, recipe, batch_size, device, False
-        )
-        for start, stop in zip(bounds[:-1], bounds[1:], strict=True)
+    starts = range(0, len(images), step)
+    results = joblib.Parallel(n_jobs=n_jobs, return_as="generator")(
+        joblib.delayed(_shard)(images[start : start + step], reference, recipe, batch_size, device)
+        for start in starts
     )
-    layers = [np.concatenate(arrays) for arrays in zip(*(part[0] for part in parts), strict=True)]
-    bad = [
-        failure._replace(index=failure.index + int(start))
-        for start, part in zip(bounds[:-1], parts, strict=True)
-        for failure in part[1]
-    ]
-    return layers, bad
+    for start, batches in zip(starts, results, strict=True):
+        for positions, layers, bad in batches:
+            moved = [failure._replace(index=failure.index + start) for failure in bad]
+            yield Batch([start + i for i in positions], layers, moved)
+
+
+def _shard(images: ImageCollection, *arguments: Any) -> list[Batch]:
+    return list(_extract_shard(images, *arguments))
 
 
 def _reference(backbone: Backbone) -> Backbone | tuple[str, str | None]:
@@ -111,30 +146,17 @@ def _extract_shard(
     backbone: Backbone | tuple[str, str | None],
     recipe: Recipe,
     batch_size: int,
-    device: torch.device | None,
-    progress: bool,
-) -> tuple[list[Array], list[BadImage]]:
+    device: torch.device,
+) -> Iterator[Batch]:
     if isinstance(backbone, tuple):
         backbone = load_backbone(*backbone)
-    device = device or torch.device("cpu")
     preprocessing = backbone.preprocessing.at_size(recipe.image_size)
     exact = recipe.precision == "exact"
     network = backbone.feature_network(recipe.layers, device=device, channels_last=not exact)
-    shapes = backbone.shapes(recipe.layers, recipe.image_size)
-    layers = [np.full((len(images), *_pooled_shape(s, recipe)), np.nan, np.float32) for s in shapes]
-    bad: list[BadImage] = []
     forward = _Forward(network, preprocessing, recipe, device)
-    with (
-        _arithmetic(device, exact),
-        tqdm(total=len(images), unit="image", delay=3, disable=not progress) as bar,
-    ):
-        for positions, pixels, failures in _decoded(images, preprocessing, recipe, batch_size):
-            bad += failures
-            if len(positions):
-                for layer, values in zip(layers, forward(pixels), strict=True):
-                    layer[positions] = values
-            bar.update(len(positions) + len(failures))
-    return layers, bad
+    with _arithmetic(device, exact):
+        for positions, pixels, bad in _decoded(images, preprocessing, recipe, batch_size):
+            yield Batch(positions, forward(pixels) if positions else [], bad)
 
 
 class _Forward:
@@ -174,10 +196,6 @@ class _Forward:
             values = values.unflatten(0, (n, crops)).mean(1)  # mean over the crops
             results.append(values.cpu().numpy())
         return results
-
-
-def _pooled_shape(shape: tuple[int, ...], recipe: Recipe) -> tuple[int, ...]:
-    return tuple(pool(torch.empty((1, *shape)), recipe.pooling).shape[1:])
 
 
 def _decoded(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 import os
 import warnings
@@ -13,21 +14,21 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from sktl.backbones import Backbone, load_backbone
-from sktl.engine import Recipe, extract
+from sktl.engine import FeatureStore, Network, Recipe, compute_features, resolve_store
 from sktl.exceptions import (
-    BadImage,
     BadImageWarning,
     ImageDecodeError,
     describe_bad_images,
 )
 from sktl.images import ImageCollection, ImageEstimatorMixin
-from sktl.nn.pooling import POOLINGS, Pooling, n_pooled
+from sktl.nn.pooling import POOLINGS, Pooling, pooled_shape
 from sktl.utils._parameters import ParameterChecks
 from sktl.utils._torch import resolve_device
 
 if TYPE_CHECKING:
     import torch
+
+    from sktl.backbones import Backbone
 
 __all__ = ["CNNFeatures"]
 
@@ -77,6 +78,9 @@ class CNNFeatures(ImageEstimatorMixin, TransformerMixin, BaseEstimator):
     n_jobs : int, default=None
         Number of shards computed in parallel by joblib; each worker loads the network. One
         process uses all cores already: this is for spreading over processes and machines.
+    store : {"default", "memory"}, str, Path, FeatureStore or None, default="default"
+        Where features are kept, so that no picture is forwarded twice: the user's cache folder,
+        the memory of this process, the path of a file, a :class:`sktl.FeatureStore`, or nowhere.
     image_shape, value_range, background
         How pictures are read; see :func:`sktl.images.as_images`. `image_shape` is needed for
         flattened rows only.
@@ -135,6 +139,7 @@ class CNNFeatures(ImageEstimatorMixin, TransformerMixin, BaseEstimator):
         device: str | torch.device = "auto",
         precision: Literal["auto", "exact"] = "auto",
         n_jobs: int | None = None,
+        store: str | os.PathLike[str] | FeatureStore | None = "default",
         image_shape: tuple[int, ...] | None = None,
         value_range: tuple[float, float] | None = None,
         background: str | tuple[int, int, int] = "white",
@@ -151,6 +156,7 @@ class CNNFeatures(ImageEstimatorMixin, TransformerMixin, BaseEstimator):
         self.device = device
         self.precision = precision
         self.n_jobs = n_jobs
+        self.store = store
         self.image_shape = image_shape
         self.value_range = value_range
         self.background = background
@@ -189,7 +195,7 @@ class CNNFeatures(ImageEstimatorMixin, TransformerMixin, BaseEstimator):
         """
         self._check_parameters()
         images = self._read_images(X, reset=False)
-        return self._features(images, self._find_bad(images))
+        return self._features(images, self._network())
 
     def fit_transform(self, X: Any, y: Any = None, **fit_params: Any) -> npt.NDArray[np.float32]:
         """Fit, then give the features of the same pictures.
@@ -208,8 +214,7 @@ class CNNFeatures(ImageEstimatorMixin, TransformerMixin, BaseEstimator):
         features : ndarray of shape (n_images, n_features), dtype float32
             As from :meth:`transform`.
         """
-        images, bad = self._fit(X)
-        return self._features(images, bad)
+        return self._features(*self._fit(X))
 
     def get_feature_names_out(self, input_features: Any = None) -> npt.NDArray[np.object_]:
         """Names of the features.
@@ -227,65 +232,49 @@ class CNNFeatures(ImageEstimatorMixin, TransformerMixin, BaseEstimator):
         check_is_fitted(self, "n_features_out_")
         if self.pooling == "none":
             raise ValueError('maps have no feature names; use pooling="flatten" for named columns')
-        backbone = self._load()
-        layers = self._layers()
-        shapes = backbone.shapes(layers, self.image_size)
-        prefixes = [
-            f"{backbone.name}_{backbone.layer_name(layer)}" if self._many() else backbone.name
-            for layer in layers
-        ]
-        return np.array(
-            [
-                f"{prefix}_{i}"
-                for prefix, shape in zip(prefixes, shapes, strict=True)
-                for i in range(n_pooled(shape, self.pooling))
-            ],
-            dtype=object,
-        )
+        network, name = self._network(), self.backbone_spec_.name.rpartition("/")[2]
+        names = []
+        for layer in self._layers():
+            shape = pooled_shape(network.shape(layer, self.image_size), self.pooling)
+            prefix = f"{name}_{network.layer_name(layer)}" if self._many() else name
+            names += [f"{prefix}_{i}" for i in range(math.prod(shape))]
+        return np.array(names, dtype=object)
 
     @property
     def _n_features_out(self) -> int:
         return self.n_features_out_
 
-    def _fit(self, X: Any) -> tuple[ImageCollection, list[BadImage]]:
+    def _fit(self, X: Any) -> tuple[ImageCollection, Network]:
         self._check_parameters()
         images = self._read_images(X, reset=True)
-        bad = self._find_bad(images)
-        backbone = self._load()
-        shapes = backbone.shapes(self._layers(), self.image_size)
-        self.backbone_spec_ = backbone.spec
-        self.n_features_out_ = sum(n_pooled(shape, self.pooling) for shape in shapes)
-        return images, bad
+        network = self._network()
+        if self.on_error == "raise":
+            bad = images.check()
+            if bad:
+                raise ImageDecodeError(bad, len(images))
+        shapes = [network.shape(layer, self.image_size) for layer in self._layers()]
+        self.backbone_spec_ = network.spec
+        self.n_features_out_ = sum(math.prod(pooled_shape(s, self.pooling)) for s in shapes)
+        return images, network
 
-    def _find_bad(self, images: ImageCollection) -> list[BadImage]:
-        """Bad headers, before a network is loaded; an error if bad pictures are not welcome."""
-        bad = images.check()
-        if bad and self.on_error == "raise":
-            raise ImageDecodeError(bad, len(images))
-        return bad
-
-    def _features(self, images: ImageCollection, bad: list[BadImage]) -> npt.NDArray[np.float32]:
-        """Forward all pictures but the `bad`, whose rows are NaN."""
-        good = np.setdiff1d(np.arange(len(images)), [failure.index for failure in bad])
-        layers, damaged = extract(
-            images[good],
-            self._load(),
+    def _features(self, images: ImageCollection, network: Network) -> npt.NDArray[np.float32]:
+        """Features of all pictures; an error or a warning for the bad ones."""
+        layers, bad = compute_features(
+            images,
+            network,
             self._recipe(),
+            resolve_store(self.store),
+            raise_early=self.on_error == "raise",
             batch_size=self.batch_size,
             device=resolve_device(self.device),
             n_jobs=self.n_jobs,
             progress=bool(self.verbose),
         )
         features = layers[0] if len(layers) == 1 else np.concatenate(layers, axis=1)
-        if len(good) < len(images):
-            every = np.full((len(images), *features.shape[1:]), np.nan, np.float32)
-            every[good] = features
-            features = every
-        bad = bad + [failure._replace(index=int(good[failure.index])) for failure in damaged]
         if bad and self.on_error == "raise":
             raise ImageDecodeError(bad, len(images), features)
         if bad:
-            named = "\n".join(describe_bad_images(sorted(bad)))
+            named = "\n".join(describe_bad_images(bad))
             warnings.warn(
                 f"{len(bad)} of {len(images)} pictures cannot be read; their features are NaN:\n"
                 f"{named}",
@@ -294,8 +283,8 @@ class CNNFeatures(ImageEstimatorMixin, TransformerMixin, BaseEstimator):
             )
         return features
 
-    def _load(self) -> Backbone:
-        return load_backbone(self.backbone, self.weights)
+    def _network(self) -> Network:
+        return Network(self.backbone, self.weights, resolve_store(self.store))
 
     def _recipe(self) -> Recipe:
         return Recipe(self._layers(), self.pooling, self.image_size, self.crops, self.precision)
@@ -316,6 +305,7 @@ class CNNFeatures(ImageEstimatorMixin, TransformerMixin, BaseEstimator):
         checks.integer("batch_size", self.batch_size, minimum=1)
         checks.integer("image_size", self.image_size, minimum=1, optional=True)
         checks.attempt(resolve_device, self.device)
+        checks.attempt(resolve_store, self.store)
         layers: Any = self.layer if self._many() else (self.layer,)
         named = isinstance(layers, Sequence) and all(
             isinstance(layer, (str, numbers.Integral)) and not isinstance(layer, bool)

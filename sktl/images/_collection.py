@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+import reprlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,14 +11,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from sktl.exceptions import BadImage, ImageFormatError
+from sktl.exceptions import BadImage, ImageDecodeError, ImageFormatError
 from sktl.images._arrays import ArrayFormat
 from sktl.images._decode import (
-    Background,
+    RGB,
     BadImageError,
     check_encoded,
     describe,
     is_encoded,
+    lay_on,
     read_rgb,
 )
 
@@ -34,9 +37,12 @@ class ImageCollection:
     shape : tuple of 1 int
         ``(n_images,)``, so that scikit-learn slices a collection as it slices arrays.
     kind : str
-        What is held: ``"paths"``, ``"bytes"``, ``"PIL"``, ``"arrays"`` or ``"mixed"``.
+        What is held: ``"paths"``, ``"bytes"``, ``"PIL"``, ``"arrays"`` (one array, data set or
+        table), ``"ragged arrays"`` (a list of arrays), ``"mixed"``, or ``"pictures"`` (none).
     array_format : ArrayFormat
         How pictures that are arrays are read.
+    background : tuple of 3 ints
+        Colour behind transparent pixels, (R, G, B) in 0-255.
 
     Examples
     --------
@@ -57,7 +63,7 @@ class ImageCollection:
         kind: str,
         *,
         array_format: ArrayFormat | None = None,
-        background: Background = "white",
+        background: RGB = (255, 255, 255),
         positions: npt.NDArray[np.intp] | None = None,
     ) -> None:
         self._items = items
@@ -83,11 +89,13 @@ class ImageCollection:
         """The raw picture at an integer position; a collection for everything else."""
         if isinstance(key, tuple) and len(key) == 2 and key[1] is Ellipsis:
             key = key[0]  # scikit-learn slices anything with a shape as array[key, ...]
-        if isinstance(key, (int, np.integer)):
-            return self._items[self._positions[key]]
         if not isinstance(key, slice):
             key = np.asarray(key)
-            key = key.astype(np.intp) if key.size == 0 else key
+            if key.ndim == 0:
+                return self._items[self._positions[operator.index(key)]]
+            if key.ndim > 1:
+                raise IndexError(f"too many dimensions: {key.ndim}, but a collection has one")
+            key = key.astype(np.intp) if key.size == 0 else key  # an empty list is float
         return ImageCollection(
             self._items,
             self.kind,
@@ -113,11 +121,14 @@ class ImageCollection:
         item = self[i]
         if is_encoded(item):
             return read_rgb(item, self.background)
-        array = self._array(item)
+        try:
+            array = self.array_format.to_uint8(_array(item))
+        except ImageFormatError as error:
+            raise BadImageError(str(error)) from error
         if array.shape[2] == 1:
             return Image.fromarray(np.repeat(array, 3, axis=2))  # (H, W, 1) -> (H, W, 3)
         image = Image.fromarray(array)
-        return image if image.mode == "RGB" else read_rgb(image, self.background)
+        return image if image.mode == "RGB" else lay_on(image, self.background)
 
     def decode(self, i: int) -> npt.NDArray[np.uint8]:
         """Picture `i` as RGB, shape (height, width, 3), dtype uint8, values 0-255.
@@ -127,31 +138,41 @@ class ImageCollection:
         ImageDecodeError
             If the picture cannot be read.
         """
-        from sktl.exceptions import ImageDecodeError
-
         try:
             return np.array(self.read_rgb(i))
         except BadImageError as error:
             raise ImageDecodeError([BadImage(i, self.describe(i), str(error))], len(self)) from None
 
     def check(self, positions: Sequence[int] | None = None) -> list[BadImage]:
-        """Find missing, empty, unrecognisable and oversized pictures by their headers alone."""
-        bad = []
+        """Find what is sure not to decode by headers, shapes and dtypes alone.
+
+        Parameters
+        ----------
+        positions : sequence of int, default=None
+            The pictures to look at; all by default.
+
+        Returns
+        -------
+        bad : list of BadImage
+            Pictures that are missing, empty, unrecognisable, oversized, or no pictures. Damage
+            behind the header is only met in decoding.
+        """
+        bad: list[BadImage] = []
+        if self.kind == "arrays":  # checked as a whole when the collection was made
+            return bad
         for i in range(len(self)) if positions is None else positions:
-            item = self[i] if self.kind != "arrays" else None
-            if item is not None and is_encoded(item):
-                try:
+            item = self[i]
+            try:
+                if is_encoded(item):
                     check_encoded(item)
-                except BadImageError as error:
-                    bad.append(BadImage(i, describe(item), str(error)))
-            elif self.kind != "arrays" and not hasattr(item, "__array__"):
-                bad.append(BadImage(i, describe(item), "not a picture"))
+                else:
+                    self.array_format.check(_array(item))
+            except (BadImageError, ImageFormatError) as error:
+                bad.append(BadImage(i, describe(item), str(error)))
         return bad
 
-    def _array(self, item: Any) -> npt.NDArray[np.uint8]:
-        if item is None or not hasattr(item, "__array__"):
-            raise BadImageError("not a picture")
-        try:
-            return self.array_format.to_uint8(item)
-        except (ImageFormatError, ValueError, TypeError) as error:
-            raise BadImageError(str(error)) from error
+
+def _array(item: Any) -> npt.NDArray[Any]:
+    if not hasattr(item, "__array__"):
+        raise BadImageError(f"not a picture but {reprlib.repr(item)}")
+    return np.asarray(item)

@@ -2,21 +2,49 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import operator
 import os
 import threading
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageCms, ImageColor, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageColor, UnidentifiedImageError
 
-__all__ = ["BadImageError", "check_encoded", "decode_image", "is_encoded", "read_rgb"]
+from sktl.exceptions import BadImage, ImageDecodeError, ParameterError
+from sktl.images._quiet import PILLOW_QUIET
 
-Background = str | tuple[int, int, int]
+__all__ = [
+    "RGB",
+    "Background",
+    "BadImageError",
+    "check_encoded",
+    "decode_image",
+    "describe",
+    "is_encoded",
+    "lay_on",
+    "parse_background",
+    "read_rgb",
+]
+
+RGB = tuple[int, int, int]
+Background = str | RGB
 
 # Two threads may meet at the same PIL image, whose lazy load is not safe to run twice at once.
-_PIL_LOAD = threading.Lock()
+# Many locks, because different pictures are loaded side by side.
+_PIL_LOADS = [threading.Lock() for _ in range(64)]
+
+_UPRIGHT = {  # EXIF orientation to what undoes it
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class BadImageError(Exception):
@@ -28,7 +56,7 @@ def decode_image(item: Any, *, background: Background = "white") -> npt.NDArray[
 
     Grayscale, palette, CMYK, YCbCr and Lab pictures are converted; 16-bit and float samples are
     scaled, not clipped; transparency is laid on `background`; the EXIF orientation is applied; of
-    an animation the first frame is taken.
+    an animation the first frame is taken. Embedded colour profiles are ignored.
 
     Parameters
     ----------
@@ -47,6 +75,12 @@ def decode_image(item: Any, *, background: Background = "white") -> npt.NDArray[
     ImageDecodeError
         If the picture is missing, empty, damaged, too large or of no known format. Its size
         limit is Pillow's own, ``PIL.Image.MAX_IMAGE_PIXELS``.
+    ParameterError
+        If `background` is no colour.
+
+    Notes
+    -----
+    Of colour with 16 bits a channel Pillow keeps the high byte, at most one level below rounding.
 
     Examples
     --------
@@ -55,12 +89,11 @@ def decode_image(item: Any, *, background: Background = "white") -> npt.NDArray[
     >>> decode_image(Image.new("L", (4, 2), 255)).shape
     (2, 4, 3)
     """
-    from sktl.exceptions import BadImage, ImageDecodeError
-
+    colour = parse_background(background)
     try:
         if not is_encoded(item):
             raise BadImageError(f"a {type(item).__name__} is not a path, bytes or a PIL image")
-        return np.array(read_rgb(item, background))
+        return np.array(read_rgb(item, colour))
     except BadImageError as error:
         raise ImageDecodeError([BadImage(0, describe(item), str(error))], 1) from error
 
@@ -82,34 +115,67 @@ def describe(item: Any) -> str:
     return f"<array {tuple(shape)}>" if shape is not None else f"<{type(item).__name__}>"
 
 
+def parse_background(background: Background) -> RGB:
+    """The colour as (R, G, B); raise ParameterError if it is none."""
+    try:
+        if isinstance(background, str):
+            background = ImageColor.getrgb(background)[:3]
+        red, green, blue = (operator.index(level) for level in background)
+        if min(red, green, blue) >= 0 and max(red, green, blue) <= 255:
+            return red, green, blue
+    except (TypeError, ValueError):
+        pass
+    raise ParameterError(
+        'background must be the name of a colour, such as "white" or "#ff8000", or '
+        f"(R, G, B) in 0-255; got {background!r}"
+    )
+
+
 def check_encoded(item: Any) -> None:
     """Look at the header only; raise BadImageError for what is sure not to decode."""
     if isinstance(item, Image.Image):
         _check_size(item)
+        _check_file(item)
     else:
-        with _open(item):
+        with PILLOW_QUIET, _open(item):
             pass
 
 
-def read_rgb(item: Any, background: Background) -> Image.Image:
+def read_rgb(item: Any, background: RGB) -> Image.Image:
     """Decode to a PIL image of mode RGB, upright; raise BadImageError."""
     try:
-        if isinstance(item, Image.Image):
-            _check_size(item)
-            with _PIL_LOAD:
-                item.load()
-            return _to_rgb(item, background)
-        with _open(item) as image:
-            image.load()
-            return _to_rgb(image, background)
-    except BadImageError:
+        with PILLOW_QUIET:
+            if isinstance(item, Image.Image):
+                return _to_rgb(_load_copy(item), background)
+            with _open(item) as image:
+                image.load()
+                return _to_rgb(_upright(image), background)
+    except (BadImageError, MemoryError):
         raise
-    except MemoryError:
-        raise
+    except Image.DecompressionBombError as error:
+        raise BadImageError(f"too large: {error}") from error
     # Pillow's decoders raise whatever their format's parser stumbles over: OSError, SyntaxError,
     # ValueError, struct.error, IndexError, zlib.error and more have all been seen.
     except Exception as error:
-        raise BadImageError(f"damaged: {error or type(error).__name__}") from error
+        raise BadImageError(f"damaged: {_words(error)}") from error
+
+
+def _load_copy(image: Image.Image) -> Image.Image:
+    """A copy of the caller's image, upright."""
+    _check_size(image)
+    with _PIL_LOADS[id(image) % len(_PIL_LOADS)]:
+        _check_file(image)
+        tile = getattr(image, "tile", None)
+        try:
+            image.load()
+        except Exception:
+            # Pillow forgets its tiles before it notices some damage, and would hand out what is
+            # there without a word the next time.
+            if tile:
+                image.tile = tile  # type: ignore[attr-defined]
+            raise
+        upright = _upright(image)
+        return image.copy() if upright is image else upright
 
 
 def _open(item: Any) -> Image.Image:
@@ -124,7 +190,7 @@ def _open(item: Any) -> Image.Image:
         raise
     except UnidentifiedImageError as error:
         raise BadImageError(_why_unidentified(item)) from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except Image.DecompressionBombError as error:
         raise BadImageError(f"too large: {error}") from error
     except FileNotFoundError as error:
         raise BadImageError("file not found") from error
@@ -133,7 +199,7 @@ def _open(item: Any) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:  # as in read_rgb
-        raise BadImageError(f"cannot be opened: {error or type(error).__name__}") from error
+        raise BadImageError(f"cannot be opened: {_words(error)}") from error
     try:
         _check_size(image)
     except BadImageError:
@@ -148,6 +214,16 @@ def _why_unidentified(item: Any) -> str:
     return "not a picture in a format that Pillow recognises"
 
 
+def _words(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _check_file(image: Image.Image) -> None:
+    """Pixels that are still in a file need it open."""
+    if getattr(image, "tile", None) and getattr(image, "fp", None) is None:
+        raise BadImageError("its file was closed before the pixels were loaded, or is damaged")
+
+
 def _check_size(image: Image.Image) -> None:
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
@@ -159,30 +235,39 @@ def _check_size(image: Image.Image) -> None:
         raise BadImageError("has no pixels")
 
 
-def _to_rgb(image: Image.Image, background: Background) -> Image.Image:
-    image = ImageOps.exif_transpose(image)  # always a copy, so the caller's image stays as it is
-    if image.mode == "RGB" and not image.has_transparency_data:
-        return image
+def _upright(image: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation; metadata too damaged to be read say nothing about it."""
+    orientation = None
+    with contextlib.suppress(Exception):
+        orientation = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
+    return image if orientation is None else image.transpose(orientation)
+
+
+def _to_rgb(image: Image.Image, background: RGB) -> Image.Image:
     if image.mode.startswith(("I", "F")):
-        return _wide_samples_to_rgb(image)
+        image = _narrow(image)
+    if image.mode == "La":  # gray with premultiplied alpha, which knows one way out only
+        image = image.convert("LA")
     if image.has_transparency_data:
-        colour = ImageColor.getrgb(background) if isinstance(background, str) else background
-        canvas = Image.new("RGBA", image.size, (*colour[:3], 255))
-        return Image.alpha_composite(canvas, image.convert("RGBA")).convert("RGB")
-    if image.mode == "LAB":
-        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
-        assert converted is not None  # it returns None only when asked to work in place
-        return converted
-    return image.convert("RGB")
+        return lay_on(image, background)
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _wide_samples_to_rgb(image: Image.Image) -> Image.Image:
+def lay_on(image: Image.Image, background: RGB) -> Image.Image:
+    """A transparent picture on one colour, in mode RGB."""
+    canvas = Image.new("RGBA", image.size, (*background, 255))
+    return Image.alpha_composite(canvas, image.convert("RGBA")).convert("RGB")
+
+
+def _narrow(image: Image.Image) -> Image.Image:
     """Gray of 16 or 32 bits or float, to 8 bits by its nominal range (Pillow itself would clip)."""
     samples = np.asarray(image)
     white = 65535.0 if image.mode.startswith("I;16") else _nominal_white(samples)
-    gray = np.round(samples.astype(np.float64) * (255.0 / white)).astype(np.uint8)
-    return Image.fromarray(gray).convert("RGB")
+    gray = Image.fromarray(np.round(samples.astype(np.float64) * (255.0 / white)).astype(np.uint8))
+    see_through = image.info.get("transparency")  # the one gray value that PNG may name
+    if isinstance(see_through, int):
+        gray.putalpha(Image.fromarray(np.where(samples == see_through, 0, 255).astype(np.uint8)))
+    return gray
 
 
 def _nominal_white(samples: npt.NDArray[Any]) -> float:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,15 +15,18 @@ from PIL import Image
 
 from sktl.exceptions import ImageFormatError, ParameterError
 from sktl.images._arrays import (
+    LAYOUTS,
     ArrayFormat,
     Layout,
     ValueRange,
+    dtype_value_range,
     find_layout,
     find_row_value_range,
     find_value_range,
 )
 from sktl.images._collection import ImageCollection
-from sktl.images._decode import Background, is_encoded
+from sktl.images._decode import RGB, Background, is_encoded, parse_background
+from sktl.utils._sklearn import is_sparse
 
 __all__ = ["as_images"]
 
@@ -53,8 +58,8 @@ def as_images(
         -1, as in :func:`numpy.reshape`.
     value_range : tuple of 2 floats, default=None
         The values of black and white in arrays. By default those of the dtype: 0-255, 0-65535,
-        False-True, and 0-1 for floats. Flattened rows of whole numbers up to 16, 255 or 65535 are
-        recognised by their largest value.
+        False-True, and 0-1 for floats. Flattened rows of whole numbers up to 1, 16, 255 or 65535
+        are recognised by the largest value of all rows.
     layout : {"HW", "HWC", "CHW"}, default=None
         Order of the axes of one picture, where its shape leaves it open.
     background : str or tuple of 3 ints, default="white"
@@ -69,6 +74,8 @@ def as_images(
     ------
     ImageFormatError
         If X is not understood, or can be understood in two ways.
+    ParameterError
+        If an option cannot be right.
 
     Examples
     --------
@@ -80,59 +87,93 @@ def as_images(
     >>> as_images(["cat.jpg", "dog.png"])
     ImageCollection(2 paths)
     """
-    options = ArrayFormat(layout, _check_range(value_range), image_shape)
+    options = _check_options(image_shape, value_range, layout)
+    colour = None if background is None else parse_background(background)
     if isinstance(X, ImageCollection):
-        return _with_options(X, options, background)
-    background = "white" if background is None else background
-    if is_encoded(X) or isinstance(X, dict) or X is None:
-        raise ImageFormatError(
-            f"X must hold several pictures; got one {type(X).__name__}. Pass a list: [x]"
-        )
+        return _with_options(X, options, colour)
+    colour = colour or parse_background("white")
     X = _unwrap(X)
     if _is_hdf5(X):
         X = _HDF5Pictures(X)
-        array_format = _stacked_format(X, options, scan_values=False)
-        return ImageCollection(X, "arrays", array_format=array_format, background=background)
-    if isinstance(X, np.ndarray) and X.dtype.kind in "biufc":
-        if X.ndim == 2:
-            array_format = _row_format(X, options)
-        else:
-            array_format = _stacked_format(X, options, scan_values=True)
-        return ImageCollection(X, "arrays", array_format=array_format, background=background)
+        array_format = _stacked_format(X, options, look=False)
+        return ImageCollection(X, "arrays", array_format=array_format, background=colour)
+    if isinstance(X, np.ndarray) and X.dtype.kind in "biuf":
+        array_format = _stacked_format(X, options, look=True)
+        return ImageCollection(X, "arrays", array_format=array_format, background=colour)
     items = _object_items(X)
-    return ImageCollection(items, _kind(items), array_format=options, background=background)
+    options = dataclasses.replace(options, image_shape=None)  # it is for rows
+    return ImageCollection(items, _kind(items), array_format=options, background=colour)
 
 
 def _unwrap(X: Any) -> Any:
     """Foreign containers to arrays or lists, recognised without importing their packages."""
-    if hasattr(X, "columns") and hasattr(X, "iloc"):  # pandas, and what behaves like it
-        if len(X.columns) == 1:
-            return X.iloc[:, 0].to_numpy(dtype=object)
-        if all(getattr(dtype, "kind", "O") in "biuf" for dtype in X.dtypes):
-            return X.to_numpy()
+    if is_encoded(X):
         raise ImageFormatError(
-            "X must be a DataFrame with one column of pictures or with numeric columns of "
-            f"flattened rows; got the columns {list(X.columns)}. Choose one: X[['path']], "
-            "or a ColumnTransformer that does"
+            f"X must hold several pictures; got one {type(X).__name__}. Pass a list of them: [x]"
         )
+    if hasattr(X, "columns") and hasattr(X, "iloc"):  # pandas, and what behaves like it
+        return _unwrap_table(X)
     if hasattr(X, "iloc"):
         return X.to_numpy(dtype=object)
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(X, torch.Tensor):
-        if X.is_cuda:
-            raise ImageFormatError("X is a tensor on a GPU; pass X.cpu()")
+        if X.device.type != "cpu":
+            raise ImageFormatError(f"X is a tensor on the device {X.device}; pass X.cpu()")
         return X.detach().numpy()
-    if hasattr(X, "toarray") and hasattr(X, "nnz"):
+    if is_sparse(X):
         raise ImageFormatError("X is a sparse matrix; pass X.toarray() with image_shape=")
-    if not isinstance(X, (list, tuple, np.ndarray)) and not _is_hdf5(X):
-        if hasattr(X, "__array__"):
-            return np.asarray(X)
-        if not (hasattr(X, "__len__") and hasattr(X, "__getitem__")):
-            raise ImageFormatError(
-                f"X must be a list, array, Series, DataFrame, tensor or h5py data set of pictures; "
-                f"got {type(X).__name__}"
-            )
+    if isinstance(X, (list, tuple)):
+        return _stack_rows(X)
+    if isinstance(X, np.ndarray) or _is_hdf5(X):
+        return X
+    if hasattr(X, "__array__"):
+        return np.asarray(X)
+    if isinstance(X, dict) or not (hasattr(X, "__len__") and hasattr(X, "__getitem__")):
+        remedy = "list(X.values())" if isinstance(X, dict) else "list(X)"
+        raise ImageFormatError(
+            "X must be a list, array, Series, DataFrame, tensor or h5py data set of pictures; got "
+            f"{type(X).__name__}" + (f". Pass {remedy}" if hasattr(X, "__iter__") else "")
+        )
     return X
+
+
+def _unwrap_table(X: Any) -> Any:
+    if len(X.columns) == 1:
+        return X.iloc[:, 0].to_numpy(dtype=object)
+    numberless = [
+        name
+        for name, dtype in zip(X.columns, X.dtypes, strict=True)
+        if getattr(dtype, "kind", "O") not in "biuf"
+    ]
+    if numberless:
+        named = ", ".join(repr(name) for name in numberless[:5])
+        raise ImageFormatError(
+            "X must be a DataFrame with one column of pictures, or of numbers only (flattened "
+            f"rows); of its {len(X.columns)} columns these hold no numbers: {named}. Pass the one "
+            f"with the pictures, as in X[{numberless[0]!r}], or drop what is no pixel"
+        )
+    return X.to_numpy()
+
+
+def _stack_rows(X: list[Any] | tuple[Any, ...]) -> Any:
+    """A list of rows of numbers is the table they make: one range of values holds for all."""
+    first = X[0] if len(X) else None
+    if isinstance(first, (list, tuple, np.ndarray)) and len(np.shape(_to_array(first, 0))) == 1:
+        rows = [_to_array(row, i) for i, row in enumerate(X)]
+        if rows[0].dtype.kind in "biuf":
+            if len({row.shape for row in rows}) > 1:
+                raise ImageFormatError("X is a list of rows of numbers that differ in length")
+            return np.stack(rows)
+    return X
+
+
+def _to_array(item: Any, i: int) -> npt.NDArray[Any]:
+    try:
+        return np.asarray(item)
+    except ValueError as error:  # nested lists of unequal lengths
+        raise ImageFormatError(
+            f"X[{i}] must be one picture; got a {type(item).__name__} that is no array: {error}"
+        ) from error
 
 
 def _object_items(X: Any) -> npt.NDArray[np.object_]:
@@ -142,7 +183,8 @@ def _object_items(X: Any) -> npt.NDArray[np.object_]:
             X = X[:, 0]
         if X.ndim != 1:
             raise ImageFormatError(
-                f"an X of dtype {X.dtype} must have one picture a row; got shape {X.shape}"
+                f"X of dtype {X.dtype} and shape {X.shape} does not hold pictures: an array must "
+                "hold real numbers, or one path or picture a row"
             )
         X = X.tolist()
     items = np.empty(len(X), dtype=object)
@@ -158,7 +200,7 @@ def _unwrap_item(item: Any, i: int) -> Any:
     if isinstance(item, (list, tuple)):
         if len(item) == 1 and is_encoded(item[0]):
             return item[0]
-        array = np.asarray(item)
+        array = _to_array(item, i)
         if array.dtype.kind not in "biuf":
             raise ImageFormatError(f"X[{i}] must be one picture; got a {type(item).__name__}")
         return array
@@ -186,55 +228,52 @@ def _kind(items: npt.NDArray[np.object_]) -> str:
     return kinds.pop() if len(kinds) == 1 else "mixed" if kinds else "pictures"
 
 
-def _stacked_format(X: Any, options: ArrayFormat, *, scan_values: bool) -> ArrayFormat:
-    """Layout and range of an array whose first axis counts the pictures, checked as a whole."""
-    if options.image_shape is not None and len(X.shape) == 2:
-        layout = options.layout or find_layout(options.image_shape, "image_shape:")
+def _stacked_format(X: Any, options: ArrayFormat, *, look: bool) -> ArrayFormat:
+    """How to read an array whose first axis counts the pictures; `look` at its values, or not."""
+    rows = len(X.shape) == 2 and options.image_shape is not None
+    if rows:
+        shape = _row_shape(options.image_shape, X.shape[1])
+        layout = find_layout(shape, "image_shape", options.layout)
     else:
-        options = dataclasses.replace(options, image_shape=None)
-        layout = options.layout or _stacked_layout(X.shape)
+        shape, layout = None, _stacked_layout(X.shape, options.layout)
     value_range = options.value_range
-    if value_range is None and (scan_values or X.dtype.kind != "f"):
-        value_range = find_value_range(X if scan_values else np.empty(0, X.dtype))
-    return dataclasses.replace(options, layout=layout, value_range=value_range)
+    if value_range is None:
+        find = find_row_value_range if rows else find_value_range
+        value_range = find(X) if look else dtype_value_range(X.dtype)
+    return ArrayFormat(layout, value_range, shape)
 
 
-def _stacked_layout(shape: tuple[int, ...]) -> Layout:
+def _stacked_layout(shape: tuple[int, ...], layout: Layout | None) -> Layout:
     if len(shape) == 2:
         raise ImageFormatError(
             f"X of shape {shape} looks like flattened rows; say the shape of one picture, "
             "as in image_shape=(28, 28)"
         )
-    if len(shape) == 3 and shape[2] in (1, 3, 4):
+    if len(shape) < 3:
+        raise ImageFormatError(
+            f"X of shape {shape} does not hold pictures; arrays of numbers must have shape "
+            "(n, H, W), (n, H, W, C) or (n, C, H, W)"
+        )
+    if len(shape) == 3 and shape[2] in (1, 3, 4) and layout is None:
         raise ImageFormatError(
             f"X of shape {shape} looks like one picture. Pass X[None] for one picture, or "
             f'as_images(X, layout="HW") for {shape[0]} gray pictures of {shape[1]} x {shape[2]}'
         )
-    if len(shape) < 3:
-        raise ImageFormatError(f"X of shape {shape} does not hold pictures")
-    return find_layout(shape[1:], "pictures of")
+    return find_layout(shape[1:], "pictures of shape", layout)
 
 
-def _row_format(X: npt.NDArray[Any], options: ArrayFormat) -> ArrayFormat:
-    if options.image_shape is None:
-        _stacked_layout(X.shape)  # raises, with the remedy
-    shape = tuple(int(n) for n in options.image_shape or ())
+def _row_shape(image_shape: Any, n_values: int) -> tuple[int, ...]:
+    """`image_shape` without its -1; raise ImageFormatError if rows do not fit it."""
     try:
-        # One real row of zeros resolves a -1 and checks the number of pixels.
-        shape = np.broadcast_to(np.uint8(0), X.shape[1]).reshape(shape).shape
+        return np.broadcast_to(np.uint8(0), n_values).reshape(image_shape).shape
     except ValueError as error:
         raise ImageFormatError(
-            f"image_shape={options.image_shape} does not fit rows of {X.shape[1]} values"
+            f"image_shape={image_shape} does not fit rows of {n_values} values"
         ) from error
-    return ArrayFormat(
-        options.layout or find_layout(shape, "image_shape:"),
-        options.value_range or find_row_value_range(X),
-        shape,
-    )
 
 
 def _with_options(
-    images: ImageCollection, options: ArrayFormat, background: Background | None
+    images: ImageCollection, options: ArrayFormat, background: RGB | None
 ) -> ImageCollection:
     changes = {
         name: value for name, value in dataclasses.asdict(options).items() if value is not None
@@ -243,8 +282,24 @@ def _with_options(
         return images
     result = images[:]
     result.array_format = dataclasses.replace(images.array_format, **changes)
-    result.background = images.background if background is None else background
+    result.background = background or images.background
     return result
+
+
+def _check_options(image_shape: Any, value_range: Any, layout: Any) -> ArrayFormat:
+    if image_shape is not None:
+        try:
+            image_shape = tuple(operator.index(n) for n in image_shape)
+        except TypeError:
+            image_shape = (image_shape,)
+        if len(image_shape) not in (2, 3):
+            raise ParameterError(
+                "image_shape must be 2 or 3 whole numbers, such as (28, 28) or (32, 32, 3); "
+                f"got {image_shape!r}"
+            )
+    if layout not in (None, *LAYOUTS):
+        raise ParameterError(f'layout must be "HW", "HWC" or "CHW"; got {layout!r}')
+    return ArrayFormat(layout, _check_range(value_range), image_shape)
 
 
 def _check_range(value_range: Any) -> ValueRange | None:
@@ -254,7 +309,7 @@ def _check_range(value_range: Any) -> ValueRange | None:
         low, high = (float(value) for value in value_range)
     except (TypeError, ValueError):
         low = high = 0.0
-    if not low < high:
+    if not (low < high and np.isfinite([low, high]).all()):
         raise ParameterError(
             f"value_range must be the two values of black and white, such as (0, 255); "
             f"got {value_range!r}"
@@ -271,7 +326,8 @@ class _HDF5Pictures:
     """A data set in an HDF5 file, opened again in each process that reads it."""
 
     def __init__(self, dataset: Any) -> None:
-        self.path, self.name = dataset.file.filename, dataset.name
+        # Absolute, because the other process may work in another folder.
+        self.path, self.name = str(Path(dataset.file.filename).absolute()), dataset.name
         self.shape, self.dtype = dataset.shape, dataset.dtype
         self._dataset = dataset
 

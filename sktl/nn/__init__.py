@@ -1,5 +1,5 @@
 """Small pieces of networks in plain torch, one idea a file."""
 
-from sktl.nn.pooling import POOLINGS, n_pooled, pool
+from sktl.nn.pooling import POOLINGS, pool, pooled_shape
 
-__all__ = ["POOLINGS", "n_pooled", "pool"]
+__all__ = ["POOLINGS", "pool", "pooled_shape"]

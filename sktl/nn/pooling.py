@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-__all__ = ["POOLINGS", "Pooling", "n_pooled", "pool"]
+__all__ = ["POOLINGS", "Pooling", "pool", "pooled_shape"]
 
 Pooling = Literal["avg", "max", "avgmax", "gem", "flatten", "none"]
 POOLINGS: tuple[Pooling, ...] = ("avg", "max", "avgmax", "gem", "flatten", "none")
@@ -62,6 +62,8 @@ def pool(
     raise ValueError(f"pooling must be one of {POOLINGS}; got {pooling!r}")
 
 
-def n_pooled(shape: tuple[int, ...], pooling: Pooling) -> int:
-    """How many numbers `pool` leaves of maps of `shape`, (C, H, W) or (D,)."""
-    return math.prod(shape) if pooling in ("flatten", "none") else shape[0]
+def pooled_shape(shape: tuple[int, ...], pooling: Pooling) -> tuple[int, ...]:
+    """Shape that `pool` leaves of one picture's maps, (C, H, W) or (D,)."""
+    if len(shape) == 1 or pooling == "none":
+        return shape
+    return (math.prod(shape),) if pooling == "flatten" else shape[:1]

@@ -1,0 +1,94 @@
+"""What is known of a network without loading it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+from typing import TYPE_CHECKING, Any
+
+from sktl.backbones import Backbone, BackboneSpec, Preprocessing, load_backbone
+from sktl.backbones._registry import is_registered, weights_key
+
+if TYPE_CHECKING:
+    from sktl.engine._store import FeatureStore
+
+__all__ = ["Network"]
+
+Layer = str | int
+
+
+class Network:
+    """A backbone that is loaded only for what a feature store does not remember of it.
+
+    Parameters
+    ----------
+    backbone, weights
+        As in :func:`sktl.backbones.load_backbone`.
+    store : FeatureStore or None
+        Where the facts are remembered.
+    """
+
+    def __init__(self, backbone: Any, weights: Any, store: FeatureStore | None) -> None:
+        self._backbone, self._weights, self._store = backbone, weights, store
+        self._alias = self._find_alias()
+        known = store.network(self._alias) if store is not None and self._alias else None
+        self._known: dict[str, Any] = known or {}
+        self._loaded: Backbone | None = None
+
+    def load(self) -> Backbone:
+        """The backbone itself."""
+        if self._loaded is None:
+            self._loaded = load_backbone(self._backbone, self._weights)
+        return self._loaded
+
+    @property
+    def spec(self) -> BackboneSpec:
+        """Name, weights, digest, licence, preprocessing and classes."""
+        fields = dict(self._fact("spec", lambda b: dataclasses.asdict(b.spec)))
+        for name in ("mean", "std"):
+            fields["preprocessing"] = {
+                **fields["preprocessing"],
+                name: tuple(fields["preprocessing"][name]),
+            }
+        fields["preprocessing"] = Preprocessing(**fields["preprocessing"])
+        names = fields["class_names"]
+        fields["class_names"] = None if names is None else tuple(names)
+        return BackboneSpec(**fields)
+
+    def shape(self, layer: Layer, size: int | None) -> tuple[int, ...]:
+        """Shape of a layer for one picture of `size` x `size` pixels."""
+        return tuple(
+            self._fact(f"shape {layer!r} {size}", lambda b: list(b.shapes([layer], size)[0]))
+        )
+
+    def layer_name(self, layer: Layer) -> str:
+        """Name of a layer given by name or by stage index."""
+        return str(self._fact(f"name {layer!r}", lambda b: b.layer_name(layer)))
+
+    def fingerprint(self, layer: Layer) -> str:
+        """What identifies the numbers of a layer; see :meth:`Backbone.fingerprint`."""
+        return str(self._fact(f"fingerprint {layer!r}", lambda b: b.fingerprint(layer)))
+
+    def _fact(self, name: str, find: Any) -> Any:
+        if name not in self._known:
+            self._known[name] = find(self.load())
+            if self._store is not None and self._alias:
+                self._store.remember_network(self._alias, self._known)
+        return self._known[name]
+
+    def _find_alias(self) -> str | None:
+        """A name under which facts stay true; None where only the object itself knows them."""
+        if not isinstance(self._backbone, str) or is_registered(self._backbone):
+            return None
+        versions = [_version(package) for package in ("sktl", "torch", "torchvision", "timm")]
+        parts = json.dumps([self._backbone, weights_key(self._weights), versions], default=str)
+        return hashlib.sha256(parts.encode()).hexdigest()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
