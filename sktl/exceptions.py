@@ -20,7 +20,8 @@ Every error is an :class:`SktlError` and also the builtin that callers already c
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,7 +79,8 @@ class StoreWarning(UserWarning):
     """The feature store cannot be used; features are computed without it."""
 
 
-class BadImage(NamedTuple):
+@dataclass(frozen=True)
+class BadImage:
     """One picture that cannot be read.
 
     Attributes

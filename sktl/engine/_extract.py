@@ -6,7 +6,7 @@ import contextlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, cast
 
 import joblib
@@ -125,7 +125,7 @@ def _extract_shards(
     )
     for start, batches in zip(starts, results, strict=True):
         for positions, layers, bad in batches:
-            moved = [failure._replace(index=failure.index + start) for failure in bad]
+            moved = [replace(failure, index=failure.index + start) for failure in bad]
             yield Batch([start + i for i in positions], layers, moved)
 
 
@@ -193,7 +193,8 @@ class _Forward:
         results = []
         for maps in self.network(x):
             values = pool(maps.float(), self.recipe.pooling)
-            values = values.unflatten(0, (n, crops)).mean(1)  # mean over the crops
+            # (n * k, ...) -> (n, k, ...), then the mean over the crops
+            values = values.reshape(n, crops, *values.shape[1:]).mean(1)
             results.append(values.cpu().numpy())
         return results
 

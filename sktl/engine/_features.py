@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -91,7 +91,7 @@ def compute_features(
     if len(wanted):
         for batch in extract(distinct[wanted], network.load(), recipe, **how):
             done = wanted[batch.positions]
-            bad += [failure._replace(index=int(wanted[failure.index])) for failure in batch.bad]
+            bad += [replace(failure, index=int(wanted[failure.index])) for failure in batch.bad]
             for number, rows in enumerate(batch.layers):
                 if store is not None:
                     rows = store.put(stored[number], [pictures[i] for i in done], rows)
@@ -138,7 +138,7 @@ def _of_all(bad: list[BadImage], inverse: npt.NDArray[np.intp]) -> list[BadImage
     """Bad distinct pictures as bad pictures, in order."""
     by_place = {failure.index: failure for failure in bad}
     return [
-        by_place[place]._replace(index=i)
+        replace(by_place[place], index=i)
         for i, place in enumerate(inverse.tolist())
         if place in by_place
     ]
@@ -152,7 +152,7 @@ def _stored_layer(
     described = {
         "generation": _GENERATION,
         "network": network.fingerprint(layer),
-        "preprocessing": dataclasses.asdict(spec.preprocessing),
+        "preprocessing": asdict(spec.preprocessing),
         "background": images.background,
         "layer": network.layer_name(layer),
         "pooling": recipe.pooling,

@@ -7,6 +7,7 @@ import io
 import operator
 import os
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -209,7 +210,7 @@ def _open(item: Any) -> Image.Image:
 
 
 def _why_unidentified(item: Any) -> str:
-    if isinstance(item, (str, os.PathLike)) and os.path.getsize(item) == 0:
+    if isinstance(item, (str, os.PathLike)) and Path(item).stat().st_size == 0:
         return "empty (0 bytes)"
     return "not a picture in a format that Pillow recognises"
 
@@ -237,10 +238,10 @@ def _check_size(image: Image.Image) -> None:
 
 def _upright(image: Image.Image) -> Image.Image:
     """Apply the EXIF orientation; metadata too damaged to be read say nothing about it."""
-    orientation = None
+    turn = None
     with contextlib.suppress(Exception):
-        orientation = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
-    return image if orientation is None else image.transpose(orientation)
+        turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_rgb(image: Image.Image, background: RGB) -> Image.Image:

@@ -29,6 +29,8 @@ class ImageEstimatorMixin:
             images = self._read_rows(X, reset=reset)
         else:
             record_columns(self, X, reset=reset)
+            if reset:
+                vars(self).pop("value_range_", None)
             images = X if isinstance(X, ImageCollection) else self._as_images(X, self.value_range)
         if len(images) == 0:
             raise ImageFormatError("X has 0 pictures; a minimum of 1 is required")

@@ -265,11 +265,12 @@ def _stacked_layout(shape: tuple[int, ...], layout: Layout | None) -> Layout:
 def _row_shape(image_shape: Any, n_values: int) -> tuple[int, ...]:
     """`image_shape` without its -1; raise ImageFormatError if rows do not fit it."""
     try:
-        return np.broadcast_to(np.uint8(0), n_values).reshape(image_shape).shape
+        shape: tuple[int, ...] = np.broadcast_to(np.uint8(0), n_values).reshape(image_shape).shape
     except ValueError as error:
         raise ImageFormatError(
             f"image_shape={image_shape} does not fit rows of {n_values} values"
         ) from error
+    return shape
 
 
 def _with_options(
@@ -280,7 +281,7 @@ def _with_options(
     }
     if not changes and background is None:
         return images
-    result = images[:]
+    result: ImageCollection = images[:]
     result.array_format = dataclasses.replace(images.array_format, **changes)
     result.background = background or images.background
     return result
@@ -332,7 +333,7 @@ class _HDF5Pictures:
         self._dataset = dataset
 
     def __len__(self) -> int:
-        return self.shape[0]
+        return int(self.shape[0])
 
     def __getitem__(self, i: int) -> npt.NDArray[Any]:
         if not self._dataset:  # an h5py data set is false once its file is closed

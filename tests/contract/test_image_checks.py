@@ -34,4 +34,4 @@ def test_contract(estimator, check):
 
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=repr)
 def test_no_check_is_lost(estimator):
-    assert len(list(image_checks(estimator))) == 24
+    assert len(list(image_checks(estimator))) == 25
