@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from torch import nn
+
+from sktl.backbones._feature_network import watch
 
 if TYPE_CHECKING:
     import torch
@@ -60,35 +62,50 @@ class TwoPart(nn.Module):
         return logits
 
 
-# Class of the torchvision network -> its parts. Read off torchvision/models/*.py.
+# Class of the torchvision network -> its parts, the head by the part that ends in it. Read off
+# torchvision/models/*.py.
 _TORCHVISION = {
-    "AlexNet": Anatomy("features", "classifier.6"),
-    "VGG": Anatomy("features", "classifier.6"),
+    "AlexNet": Anatomy("features", "classifier"),
+    "VGG": Anatomy("features", "classifier"),
     "ResNet": Anatomy("layer4", "fc"),
     "DenseNet": Anatomy("features", "classifier", relu_after=True),
     "Inception3": Anatomy("Mixed_7c", "fc"),
     "GoogLeNet": Anatomy("inception5b", "fc"),
-    "MobileNetV2": Anatomy("features", "classifier.1"),
-    "MobileNetV3": Anatomy("features", "classifier.3"),
-    "EfficientNet": Anatomy("features", "classifier.1"),
-    "ConvNeXt": Anatomy("features", "classifier.2"),
-    "MNASNet": Anatomy("layers", "classifier.1"),
+    "MobileNetV2": Anatomy("features", "classifier"),
+    "MobileNetV3": Anatomy("features", "classifier"),
+    "EfficientNet": Anatomy("features", "classifier"),
+    "ConvNeXt": Anatomy("features", "classifier"),
+    "MNASNet": Anatomy("layers", "classifier"),
     "RegNet": Anatomy("trunk_output", "fc"),
     "ShuffleNetV2": Anatomy("conv5", "fc"),
-    "SqueezeNet": Anatomy("features", "classifier.1"),
+    "SqueezeNet": Anatomy("features", "classifier"),
     "SwinTransformer": Anatomy("permute", "head", channels_last=True),
     "VisionTransformer": Anatomy(
-        "encoder", "heads.head", expand=("encoder", "encoder.layers"), tokens="class", n_prefix=1
+        "encoder", "heads", expand=("encoder", "encoder.layers"), tokens="class", n_prefix=1
     ),
-    "MaxVit": Anatomy("blocks.3", "classifier.5", expand=("blocks",)),
+    "MaxVit": Anatomy("blocks.3", "classifier", expand=("blocks",)),
 }
 
 
 def torchvision_anatomy(module: nn.Module) -> Anatomy | None:
     """The parts of a network of torchvision.models, or None if it is not one."""
-    if not type(module).__module__.startswith("torchvision.models"):
+    anatomy = _TORCHVISION.get(type(module).__name__)
+    if anatomy is None or not type(module).__module__.startswith("torchvision.models"):
         return None
-    return _TORCHVISION.get(type(module).__name__)
+    return replace(anatomy, head=_last_linear(module, anatomy.head))
+
+
+def _last_linear(module: nn.Module, part: str | None) -> str | None:
+    """Path of the last linear layer in `part`, which users replace by heads of their own.
+
+    A part without one (nn.Identity) stands for itself.
+    """
+    linear = [
+        path
+        for path, layer in module.named_modules()
+        if isinstance(layer, (nn.Linear, nn.Conv2d)) and f"{path}.".startswith(f"{part}.")
+    ]
+    return linear[-1] if linear else part
 
 
 def timm_anatomy(whole: TwoPart) -> Anatomy:
@@ -126,36 +143,13 @@ def generic_anatomy(module: nn.Module, example: torch.Tensor) -> Anatomy:
     """The parts of an unknown network, found by watching one forward pass.
 
     The bottleneck is the last feature map of more than one pixel among the modules that follow
-    each other, before the last linear layer; a network without feature maps has as bottleneck
-    the input of that layer.
+    each other; a network without feature maps has as bottleneck the input of its last linear
+    layer.
     """
-    import torch
-
-    fired: list[tuple[str, tuple[int, ...]]] = []
-    linear: list[str] = []
-    paths = dict(chain(module, ()))
-
-    def watch(path: str, part: nn.Module) -> None:
-        def hook(_: nn.Module, __: object, output: object) -> None:
-            if isinstance(part, nn.Linear):
-                linear.append(path)
-            if path in paths and isinstance(output, torch.Tensor):
-                fired.append((path, tuple(output.shape)))
-
-        handles.append(part.register_forward_hook(hook))
-
-    handles: list[torch.utils.hooks.RemovableHandle] = []
-    for path, part in module.named_modules():
-        if path:
-            watch(path, part)
-    try:
-        with torch.inference_mode():
-            module(example)
-    finally:
-        for handle in handles:
-            handle.remove()
-    head = linear[-1] if linear else None
-    maps = [path for path, shape in fired if len(shape) == 4 and shape[2] * shape[3] > 1]
-    maps = maps or [path for path, shape in fired if len(shape) == 4]
-    last = maps[-1] if maps else ""
-    return Anatomy(last, head)
+    modules = dict(module.named_modules())
+    in_sequence = dict(chain(module, ()))
+    fired = watch(module, [path for path in modules if path], example)
+    linear = [path for path, _ in fired if isinstance(modules[path], nn.Linear)]
+    maps = [(path, shape) for path, shape in fired if path in in_sequence and len(shape) == 4]
+    maps = [(path, shape) for path, shape in maps if shape[2] * shape[3] > 1] or maps
+    return Anatomy(maps[-1][0] if maps else "", linear[-1] if linear else None)

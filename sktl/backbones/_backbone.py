@@ -21,10 +21,11 @@ from sktl.backbones._anatomy import (
 )
 from sktl.backbones._feature_network import (
     FeatureNetwork,
-    NeverRunError,
-    NotATensorError,
+    T,
     Tap,
-    replicate,
+    TapError,
+    dry_run,
+    watch,
 )
 from sktl.backbones._preprocessing import IMAGENET, Preprocessing
 from sktl.backbones._weights import digest_tensors
@@ -180,7 +181,7 @@ class Backbone:
         """The last output at each resolution, in order; every block, where all have one shape."""
         paths = [path for path, _ in chain(self._whole, self._anatomy.expand)]
         paths = list(dict.fromkeys([*paths, self._anatomy.bottleneck]))
-        fired = self._watch(paths)
+        fired = self._dry_run(lambda picture: watch(self._whole, paths, picture))
         names = [path for path, _ in fired]
         if self._anatomy.bottleneck in names:
             fired = fired[: names.index(self._anatomy.bottleneck) + 1]
@@ -189,11 +190,11 @@ class Backbone:
         for path, shape in fired:
             if len(shape) == 4:
                 by_size[self._resolution(shape)] = path
-            elif len(shape) == 3 and path.rpartition(".")[2].isdigit():
+            elif len(shape) == 3 and re.search(r"\d$", path):
                 tokens.append(path)
-        found = list(dict.fromkeys([*by_size.values(), *tokens, self._anatomy.bottleneck]))
-        shapes = self.shapes([self._outer(path) for path in found])
-        return [Stage(self._outer(path), shape) for path, shape in zip(found, shapes, strict=True)]
+        found = dict.fromkeys([*by_size.values(), *tokens, self._anatomy.bottleneck])
+        found_names = [self._outer(path) for path in found]
+        return [Stage(*stage) for stage in zip(found_names, self.shapes(found_names), strict=True)]
 
     def taps(self, layers: Sequence[Layer]) -> tuple[Tap, ...]:
         """Where in the network `layers` are read.
@@ -203,7 +204,7 @@ class Backbone:
         LayerNotFoundError
             If one of them is not there.
         """
-        return tuple(tap for tap, _ in (self._plan(self._tap(layer)) for layer in layers))
+        return tuple(tap for tap, _ in self._plan(layers))
 
     def shapes(self, layers: Sequence[Layer], size: int | None = None) -> list[tuple[int, ...]]:
         """Shape of each layer for one picture: (channels, height, width) or (features,).
@@ -226,7 +227,7 @@ class Backbone:
         ParameterError
             If the network cannot work at that size.
         """
-        return [shape for _, shape in (self._plan(self._tap(layer), size) for layer in layers)]
+        return [shape for _, shape in self._plan(layers, size)]
 
     def feature_network(
         self,
@@ -280,12 +281,7 @@ class Backbone:
         if isinstance(self._whole, TwoPart):
             return timm_anatomy(self._whole)
         known = torchvision_anatomy(self._whole)
-        return known or generic_anatomy(self._whole, self._example())
-
-    def _example(self, size: int | None = None) -> torch.Tensor:
-        parameter = next(self.module.parameters(), torch.empty(0))
-        size = size or self.preprocessing.size
-        return torch.zeros((1, 3, size, size), dtype=parameter.dtype, device=parameter.device)
+        return known or self._dry_run(lambda picture: generic_anatomy(self._whole, picture))
 
     def _tap(self, layer: Layer) -> Tap:
         anatomy = self._anatomy
@@ -331,42 +327,44 @@ class Backbone:
     def _plans(self) -> dict[tuple[Tap, int | None], tuple[Tap, tuple[int, ...]]]:
         return {}
 
-    def _plan(self, tap: Tap, size: int | None = None) -> tuple[Tap, tuple[int, ...]]:
-        """The tap with its number of calls, and the shape it gives, from one pass of zeros."""
-        if (tap, size) not in self._plans:
-            network = FeatureNetwork(self._whole, (tap,), self._anatomy, stop=False)
-            try:
-                with torch.inference_mode():
-                    (value,) = network(self._example(size))
-            except NotATensorError as error:
-                raise LayerNotFoundError(f"{error}; choose a layer inside it") from error
-            except NeverRunError as error:
-                raise LayerNotFoundError(f"{error}; choose the layer that holds it") from error
-            except (RuntimeError, AssertionError, ValueError) as error:
-                if size is None:
-                    raise
-                raise ParameterError(
-                    f"{self.spec.name} cannot work on pictures of {size} x {size} pixels: {error}. "
-                    f"Its own size is {self.preprocessing.size}"
-                ) from error
-            planned = replace(tap, n_calls=network.calls[tap])
-            self._plans[tap, size] = planned, tuple(value.shape[1:])
-        return self._plans[tap, size]
+    def _plan(
+        self, layers: Sequence[Layer], size: int | None = None
+    ) -> list[tuple[Tap, tuple[int, ...]]]:
+        """The tap of each layer, with its number of calls, and the shape that it gives."""
+        taps = [self._tap(layer) for layer in layers]
+        new = tuple(tap for tap in dict.fromkeys(taps) if (tap, size) not in self._plans)
+        if new:
+            self._plans.update(self._dry_run(lambda picture: self._measure(new, picture, size), size))
+        return [self._plans[tap, size] for tap in taps]
 
-    def _watch(self, paths: Sequence[str]) -> list[tuple[str, tuple[int, ...]]]:
-        """(path, shape of the output) of those modules, in the order in which they finish."""
-        replica = replicate(self._whole).eval()
-        fired: list[tuple[str, tuple[int, ...]]] = []
+    def _measure(
+        self, taps: tuple[Tap, ...], picture: torch.Tensor, size: int | None
+    ) -> dict[tuple[Tap, int | None], tuple[Tap, tuple[int, ...]]]:
+        network = FeatureNetwork(
+            self._whole, taps, self._anatomy, stop=False, device=picture.device
+        )
+        return {
+            (tap, size): (replace(tap, n_calls=network.calls[tap]), tuple(value.shape[1:]))
+            for tap, value in zip(taps, network(picture), strict=True)
+        }
 
-        def watch(path: str) -> None:
-            def hook(_: nn.Module, __: Any, output: Any) -> None:
-                if isinstance(output, torch.Tensor):
-                    fired.append((path, tuple(output.shape)))
-
-            replica.get_submodule(path).register_forward_hook(hook)
-
-        for path in paths:
-            watch(path)
-        with torch.inference_mode():
-            replica(self._example())
-        return fired
+    def _dry_run(self, run: Callable[[torch.Tensor], T], size: int | None = None) -> T:
+        own_size = self.preprocessing.size
+        size = size or own_size
+        try:
+            return dry_run(self._whole, size, run)
+        except TapError as error:
+            tap, reason = error.args
+            layer = self._outer(tap.path) if tap.path else "penultimate"
+            raise LayerNotFoundError(f"the layer {layer!r} of {self.spec.name} {reason}") from error
+        # Networks complain about a size with whatever their layers stumble over.
+        except Exception as error:
+            remedy = (
+                "Backbone(module, preprocessing=Preprocessing(size=...)) says what size it is for"
+                if size == own_size
+                else f"Its own size is {own_size}"
+            )
+            raise ParameterError(
+                f"{self.spec.name} cannot work on pictures of {size} x {size} pixels: {error}. "
+                f"{remedy}"
+            ) from error

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
@@ -12,7 +15,16 @@ from torch import nn
 if TYPE_CHECKING:
     from sktl.backbones._anatomy import Anatomy
 
-__all__ = ["FeatureNetwork", "NeverRunError", "NotATensorError", "Tap", "replicate"]
+__all__ = [
+    "FeatureNetwork",
+    "Tap",
+    "TapError",
+    "dry_run",
+    "replicate",
+    "watch",
+]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -37,12 +49,8 @@ class Tap:
     is_bottleneck: bool = False
 
 
-class NotATensorError(Exception):
-    """The tapped module gives something else."""
-
-
-class NeverRunError(Exception):
-    """The tapped module takes no part in a forward pass."""
+class TapError(Exception):
+    """Nothing can be read at a tap: (tap, what is wrong with it)."""
 
 
 class _AllSeen(Exception):
@@ -88,7 +96,7 @@ class FeatureNetwork(nn.Module):
         self.stop = stop
         self.calls: dict[Tap, int] = {}
         self._seen: dict[Tap, torch.Tensor] = {}
-        for tap in taps:
+        for tap in dict.fromkeys(taps):
             module = self.replica.get_submodule(tap.path)
             if tap.side == "input":
                 module.register_forward_pre_hook(_Hook(self, tap))
@@ -105,30 +113,35 @@ class FeatureNetwork(nn.Module):
         seen, self._seen = self._seen, {}
         for tap in self.taps:
             if tap not in seen:
-                raise NeverRunError(f"the layer {tap.path!r} does not run in a forward pass")
+                raise TapError(tap, "does not run in a forward pass; choose the one that holds it")
         return [self._as_map(seen[tap], tap) for tap in self.taps]
 
     def _see(self, tap: Tap, value: Any) -> None:
         self.calls[tap] += 1
         if not isinstance(value, torch.Tensor):
-            raise NotATensorError(
-                f"the layer {tap.path!r} gives a {type(value).__name__}, not a tensor"
-            )
-        self._seen[tap] = value
-        if self.stop and all(self.calls[t] >= t.n_calls for t in self.taps):
+            kind = type(value).__name__
+            raise TapError(tap, f"gives a {kind}, not a tensor; choose a layer inside it")
+        all_seen = self.stop and all(self.calls[t] >= t.n_calls for t in self.taps)
+        # What runs on may change the value in place, as a ReLU does with a convolution's output.
+        self._seen[tap] = value if all_seen else value.clone()
+        if all_seen:
             raise _AllSeen
 
     def _as_map(self, value: torch.Tensor, tap: Tap) -> torch.Tensor:
-        if tap.is_bottleneck and self.anatomy.relu_after:
+        anatomy = self.anatomy
+        if tap.is_bottleneck and anatomy.relu_after:
             value = torch.relu(value)
-        if value.ndim == 4 and self.anatomy.channels_last and value.shape[1] == value.shape[2]:
-            value = value.permute(0, 3, 1, 2)  # (N, H, W, C) -> (N, C, H, W)
-        elif value.ndim == 3 and self.anatomy.tokens == "class":
-            value = value[:, 0]  # (N, tokens, D) -> (N, D)
-        elif value.ndim == 3:
-            # (N, tokens, D) -> (N, D, tokens, 1), for pooling as any other map
-            value = value[:, self.anatomy.n_prefix :].transpose(1, 2).unsqueeze(3)
-        return value
+        if value.ndim == 4 and anatomy.channels_last and value.shape[1] == value.shape[2]:
+            return value.permute(0, 3, 1, 2)  # (N, H, W, C) -> (N, C, H, W)
+        if value.ndim != 3:
+            return value
+        # A square number of tokens are all patches, as behind a patch embedding and before CaiT's
+        # class attention.
+        n_prefix = 0 if math.isqrt(value.shape[1]) ** 2 == value.shape[1] else anatomy.n_prefix
+        if n_prefix and anatomy.tokens == "class":
+            return value[:, 0]  # (N, tokens, D) -> (N, D)
+        # (N, tokens, D) -> (N, D, tokens, 1), for pooling as any other map
+        return value[:, n_prefix:].transpose(1, 2).unsqueeze(3)
 
 
 class _Hook:
@@ -159,3 +172,37 @@ def replicate(
             memo[id(tensor)] = served
     replica: nn.Module = copy.deepcopy(module, memo)
     return replica
+
+
+def watch(
+    module: nn.Module, paths: Sequence[str], example: torch.Tensor
+) -> list[tuple[str, tuple[int, ...]]]:
+    """(path, shape of the output) of modules in `module`, in the order in which they finish."""
+    replica = replicate(module, device=example.device).eval()
+    fired: list[tuple[str, tuple[int, ...]]] = []
+
+    def hook(path: str) -> Callable[..., None]:
+        def note(_: nn.Module, __: Any, output: Any) -> None:
+            if isinstance(output, torch.Tensor):
+                fired.append((path, tuple(output.shape)))
+
+        return note
+
+    for path in paths:
+        replica.get_submodule(path).register_forward_hook(hook(path))
+    replica(example)
+    return fired
+
+
+def dry_run(module: nn.Module, size: int, run: Callable[[torch.Tensor], T]) -> T:
+    """What `run` gives for an empty picture.
+
+    First on the meta device, where only shapes are computed; then, for networks that cannot work
+    there, really.
+    """
+    parameter = next(module.parameters(), torch.empty(0))
+    picture = torch.zeros((1, 3, size, size), dtype=parameter.dtype, device=parameter.device)
+    with torch.inference_mode():
+        with contextlib.suppress(Exception):  # what is really wrong shows up again below
+            return run(picture.to("meta"))
+        return run(picture)

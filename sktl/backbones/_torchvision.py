@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,15 +14,18 @@ from torch import nn
 
 from sktl.backbones._anatomy import torchvision_anatomy
 from sktl.backbones._backbone import Backbone, BackboneSpec
-from sktl.backbones._preprocessing import IMAGENET, Preprocessing
+from sktl.backbones._preprocessing import Preprocessing
 from sktl.backbones._weights import (
     StateDict,
     digest_file,
     digest_tensors,
     fetch_torch_hub,
+    hash_prefix,
     load_tensors,
     local_file,
     read_tensors,
+    renamed,
+    seeded,
 )
 from sktl.exceptions import WeightsError
 from sktl.utils._parameters import suggest
@@ -42,42 +47,35 @@ def load_torchvision(
 ) -> Backbone:
     """A torchvision network with a weights entry, a local file, or random weights."""
     if weights is None:
-        entry = _entry(name, "default")
+        entry, label, published = _entry(name, "default"), None, False
         module = _build(name, random_state=random_state)
-        spec = BackboneSpec(
-            name, "torchvision", None, digest_tensors(module), None, preprocessing_of(entry)
-        )
-        return Backbone(module, spec)
-    path = local_file(weights)
-    if path is None:
-        entry = _entry(name, os.fspath(weights))
-        path, digest = fetch_torch_hub(entry.url, f"{name} {entry.name}")
-        label = entry.name
+        digest = digest_tensors(module)
     else:
-        digest = digest_file(path)
-        entry = _entry_of_file(name, path, digest)
-        label = str(path)
-    tensors = _modern_names(read_tensors(path))
-    module = _build(name, tensors=tensors, meta=entry.meta if entry else {})
-    load_tensors(module, tensors, f"{name} from {path}")
-    _drop_auxiliary_heads(module)
-    is_entry = entry is not None and digest.startswith(_hash_prefix(entry))
+        path = local_file(weights)
+        if path is None:
+            entry = _entry(name, os.fspath(weights))
+            label, published = entry.name, True
+            path, digest = fetch_torch_hub(entry.url, f"{name} {entry.name}")
+            tensors = _modern(read_tensors(path))
+        else:
+            label, digest, tensors = str(path), digest_file(path), _modern(read_tensors(path))
+            entry, published = _entry_of_file(name, path, digest, tensors)
+        module = _build(name, tensors=tensors)
+        load_tensors(module, tensors, f"{name} from {path}")
     spec = BackboneSpec(
         name,
         "torchvision",
         label,
         digest,
-        _licence(entry) if is_entry else None,
-        preprocessing_of(entry),
-        tuple(entry.meta["categories"]) if is_entry else None,
+        _licence(entry) if published else None,
+        preprocessing_of(entry).at_size(getattr(module, "image_size", None)),
+        tuple(entry.meta["categories"]) if published else None,
     )
     return Backbone(module, spec)
 
 
 def preprocessing_of(entry: Any) -> Preprocessing:
     """The preprocessing of a weights entry."""
-    if entry is None:
-        return IMAGENET
     preset = entry.transforms()
     return Preprocessing(
         size=preset.crop_size[0],
@@ -104,73 +102,71 @@ def _entry(name: str, weights: str) -> Any:
     return entries[label]
 
 
-def _entry_of_file(name: str, path: Path, digest: str) -> Any:
-    """The entry that a local file is, by its digest or else by its name; else the first one."""
+def _entry_of_file(name: str, path: Path, digest: str, tensors: StateDict) -> tuple[Any, bool]:
+    """The entry whose preprocessing suits a local file, and whether the file is that entry.
+
+    Known by its digest, else by its name, else by the size of the pictures it was trained on
+    (vision transformers only); else the first one.
+    """
     from torchvision import models
 
     entries = list(models.get_model_weights(name))
-    by_digest = [entry for entry in entries if digest.startswith(_hash_prefix(entry))]
+    for entry in entries:
+        if digest.startswith(hash_prefix(entry.url)):
+            return entry, True
     by_name = [entry for entry in entries if entry.url.rpartition("/")[2] == path.name]
-    return (by_digest or by_name or entries)[0]
-
-
-def _hash_prefix(entry: Any) -> str:
-    return str(entry.url).rpartition(".")[0].rpartition("-")[2]
+    size = _image_size(tensors)
+    by_size = [entry for entry in entries if entry.meta["min_size"] == (size, size)]
+    return (by_name or by_size or entries)[0], False
 
 
 def _licence(entry: Any) -> str:
     return _SWAG_LICENCE if "SWAG" in entry.name else "BSD-3-Clause"
 
 
-def _build(
-    name: str,
-    *,
-    tensors: StateDict | None = None,
-    meta: dict[str, Any] | None = None,
-    random_state: int = 0,
-) -> nn.Module:
+def _build(name: str, *, tensors: StateDict | None = None, random_state: int = 0) -> nn.Module:
+    """The network with random weights, of the size and with the number of classes of `tensors`."""
     from torchvision import models
 
     options: dict[str, Any] = {}
-    if tensors is not None:
-        options["num_classes"] = _number_of_classes(name, tensors)
     if name in ("inception_v3", "googlenet"):
         # The entries of both were trained on inputs in [-1, 1], which the network makes itself.
+        # Their auxiliary heads serve training from scratch only.
         options["transform_input"] = tensors is not None
-        options["aux_logits"] = tensors is not None and any(
-            key.lower().startswith("aux") for key in tensors
-        )
+        options["aux_logits"] = False
         options["init_weights"] = tensors is None
-    if name.startswith("vit_") and meta:
-        options["image_size"] = meta["min_size"][0]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(random_state)
+    if tensors is not None and (size := _image_size(tensors)):
+        options["image_size"] = size
+    with seeded(random_state):
         module: nn.Module = models.get_model(name, weights=None, **options)
-    if tensors is None:
-        _drop_auxiliary_heads(module)
+        n_classes = _number_of_classes(module, tensors or {})
+        if n_classes not in (None, 1000):
+            module = models.get_model(name, weights=None, num_classes=n_classes, **options)
     return module
 
 
-def _number_of_classes(name: str, tensors: StateDict) -> int:
-    from torchvision import models
-
-    options = {"init_weights": False} if name in ("inception_v3", "googlenet") else {}
-    with torch.device("meta"):
-        anatomy = torchvision_anatomy(models.get_model(name, weights=None, **options))
+def _number_of_classes(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> int | None:
+    anatomy = torchvision_anatomy(module)
     weight = tensors.get(f"{anatomy.head}.weight") if anatomy else None
-    return 1000 if weight is None else int(weight.shape[0])
+    return None if weight is None else len(weight)
 
 
-def _drop_auxiliary_heads(module: nn.Module) -> None:
-    """They serve training from scratch only, and cost memory and a warning otherwise."""
-    if type(module).__name__ in ("Inception3", "GoogLeNet"):
-        module.aux_logits = False  # type: ignore[assignment]
-        for name in ("AuxLogits", "aux1", "aux2"):
-            if hasattr(module, name):
-                setattr(module, name, None)
+def _image_size(tensors: StateDict) -> int | None:
+    """The size of picture that the position embedding of a vision transformer is for."""
+    positions = tensors.get("encoder.pos_embedding")  # (1, 1 + patches, D)
+    patches = tensors.get("conv_proj.weight")  # (D, 3, patch size, patch size)
+    if positions is None or patches is None or positions.ndim != 3:
+        return None
+    return math.isqrt(positions.shape[1] - 1) * patches.shape[-1]
 
 
-def _modern_names(tensors: StateDict) -> StateDict:
-    """DenseNet's published files still call ``norm1`` ``norm.1``."""
+def _modern(tensors: StateDict) -> StateDict:
+    """The names of today, without auxiliary heads.
+
+    DenseNet's published files still call ``norm1`` ``norm.1``.
+    """
     legacy = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.((?:[12])\..*)$")
-    return {legacy.sub(r"\1\2", key): tensor for key, tensor in tensors.items()}
+    tensors = renamed(tensors, lambda name: legacy.sub(r"\1\2", name))
+    for name in [name for name in tensors if name.startswith(("AuxLogits.", "aux1.", "aux2."))]:
+        del tensors[name]
+    return tensors

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import pickle
 import re
-import zipfile
-from collections.abc import Mapping
+import urllib.request
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,37 @@ from torch import nn
 from sktl.exceptions import WeightsError
 from sktl.utils._optional import import_optional
 
-__all__ = ["digest_file", "digest_tensors", "fetch_torch_hub", "load_tensors", "read_tensors"]
+__all__ = [
+    "StateDict",
+    "digest_file",
+    "digest_tensors",
+    "fetch_torch_hub",
+    "hash_prefix",
+    "load_tensors",
+    "local_file",
+    "read_tensors",
+    "renamed",
+    "seeded",
+]
 
-StateDict = dict[str, torch.Tensor]
+StateDict = OrderedDict[str, torch.Tensor]
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 _REMEDY = (
     'Put the file there, or pass weights="path/to/file.pth" (or .safetensors); '
     "weights=None asks for random weights"
 )
+
+
+@contextlib.contextmanager
+def seeded(random_state: int) -> Iterator[None]:
+    """Seed torch's CPU generator, and put it back; the generators of GPUs are left alone."""
+    generator = torch.default_generator
+    before = generator.get_state()
+    generator.manual_seed(random_state)
+    try:
+        yield
+    finally:
+        generator.set_state(before)
 
 
 def digest_file(path: str | os.PathLike[str]) -> str:
@@ -42,23 +68,27 @@ def digest_tensors(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def fetch_torch_hub(url: str, what: str) -> tuple[Path, str]:
-    """The file behind a torchvision `url`, in torch.hub's folder, with its SHA-256.
+def hash_prefix(url: str) -> str:
+    """The first digits of a file's SHA-256, where its name ends in them; else ""."""
+    found = re.search(r"-([0-9a-f]{8,})\.\w+$", url)
+    return found[1] if found else ""
 
-    The first digits of the digest are part of the file's name; a file that does not match is
-    refused, whether it was just downloaded or lay there already.
+
+def fetch_torch_hub(url: str, what: str) -> tuple[Path, str]:
+    """The file behind `url`, in torch.hub's folder, with its SHA-256.
+
+    Where the file's name tells how its digest starts, a file that does not match is refused,
+    whether it was just downloaded or lay there already.
     """
-    name = url.rpartition("/")[2]
-    path = Path(torch.hub.get_dir()) / "checkpoints" / name
-    prefix = name.rpartition(".")[0].rpartition("-")[2]
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    prefix = hash_prefix(url)
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            # One quick question first: torch.hub would wait for a silent network without end.
+            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=5).close()
+            path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(url, str(path), hash_prefix=prefix, progress=False)
-        except (
-            OSError,
-            RuntimeError,
-        ) as error:  # URLError is an OSError; a bad hash a RuntimeError
+        except (OSError, RuntimeError) as error:  # no network; a file with another digest
             raise WeightsError(
                 f"the weights {what} are not at {path} and cannot be downloaded from {url}: "
                 f"{error}. {_REMEDY}"
@@ -79,7 +109,8 @@ def local_file(weights: str | os.PathLike[str]) -> Path | None:
     path = Path(text).expanduser()
     looks_like_path = (
         isinstance(weights, os.PathLike)
-        or path.suffix in (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+        or path.suffix.lower() in _SUFFIXES
+        or "/" in text
         or os.sep in text
     )
     if not looks_like_path:
@@ -101,26 +132,22 @@ def read_tensors(path: str | os.PathLike[str]) -> StateDict:
         If the file is damaged or holds anything but tensors.
     """
     path = Path(path)
+    read: Callable[[Path], Any]
+    if path.suffix.lower() == ".safetensors":
+        library = import_optional("safetensors.torch", extra="timm", caller="a .safetensors file")
+        read = library.load_file
+    else:
+        read = _load_tensors_only
     try:
-        if path.suffix == ".safetensors":
-            safetensors = import_optional(
-                "safetensors.torch", extra="timm", caller="reading .safetensors"
-            )
-            content: Any = safetensors.load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        content = read(path)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path} is damaged, or holds more than tensors: {_first_line(error)}. "
             "Save the weights with torch.save(net.state_dict(), path)"
         ) from error
-    # Damaged files fail in every layer of the formats: zip, pickle, safetensors' own error.
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise WeightsError(f"{path} cannot be read: {_first_line(error)}") from error
+    # Damaged files fail in every layer of the formats, with whatever that layer stumbles over.
     except Exception as error:
-        if type(error).__module__.partition(".")[0] in ("safetensors", "safetensors_rust"):
-            raise WeightsError(f"{path} cannot be read: {_first_line(error)}") from error
-        raise
+        raise WeightsError(f"{path} cannot be read: {_first_line(error)}") from error
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -130,11 +157,31 @@ def read_tensors(path: str | os.PathLike[str]) -> StateDict:
         and all(isinstance(value, torch.Tensor) for value in content.values())
     ):
         raise WeightsError(f"{path} does not hold a state dict (names and tensors)")
-    return {re.sub(r"^(module\.|_orig_mod\.)+", "", name): t for name, t in content.items()}
+    return renamed(content, lambda name: re.sub(r"^(module\.|_orig_mod\.)+", "", name))
+
+
+def renamed(tensors: Mapping[str, torch.Tensor], rename: Callable[[str], str]) -> StateDict:
+    """A state dict under other names, with the versions that torch keeps beside the tensors.
+
+    Modules read their version there to know the meaning of what they load.
+    """
+    result = OrderedDict((rename(name), tensor) for name, tensor in tensors.items())
+    versions = getattr(tensors, "_metadata", {})
+    # The names in there are of modules, without the dot that ends them in names of tensors.
+    result._metadata = {  # type: ignore[attr-defined]
+        rename(f"{name}.").removesuffix("."): version for name, version in versions.items()
+    }
+    return result
 
 
 def load_tensors(module: nn.Module, tensors: StateDict, what: str) -> None:
     """Copy `tensors` into `module`; every one must find its place, and every place its tensor."""
+    if not getattr(tensors, "_metadata", None):
+        # A .safetensors file has no versions. The network's own is taken, for those that insist
+        # on one (MNASNet); their parts do without.
+        version = module.state_dict()._metadata[""]  # type: ignore[attr-defined]
+        tensors = OrderedDict(tensors)
+        tensors._metadata = {"": version}  # type: ignore[attr-defined]
     try:
         module.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
@@ -158,6 +205,10 @@ def load_tensors(module: nn.Module, tensors: StateDict, what: str) -> None:
                 if names
             )
         ) from error
+
+
+def _load_tensors_only(path: Path) -> Any:
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _first_line(error: Exception) -> str:

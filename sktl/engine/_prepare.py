@@ -63,14 +63,12 @@ def prepare(
         box = (left * across, top * down, (left + size) * across, (top + size) * down)
         return np.asarray(image.resize((size, size), resample, box=box))[None]
     pixels = np.asarray(image.resize((width, height), resample))
+    if crops == "center":
+        return pixels[None, top : top + size, left : left + size]
     right, bottom = width - size, height - size
-    corners = [(top, left)]
-    if crops == "ten":
-        corners += [(0, 0), (0, right), (bottom, 0), (bottom, right)]
-    cuts = np.stack([pixels[y : y + size, x : x + size] for y, x in corners])
-    if crops == "ten":
-        cuts = np.concatenate([cuts, cuts[:, :, ::-1]])  # (N, H, W, C), mirrored along W
-    return cuts
+    corners = [(0, 0), (0, right), (bottom, 0), (bottom, right), (top, left)]
+    views = (pixels, pixels[:, ::-1])  # (H, W, C), mirrored along W
+    return np.stack([v[y : y + size, x : x + size] for v in views for y, x in corners])
 
 
 def _resized(image: Image.Image, preprocessing: Preprocessing) -> tuple[int, int]:

@@ -154,7 +154,7 @@ def read_rgb(item: Any, background: RGB) -> Image.Image:
     except (BadImageError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
-        raise BadImageError(f"too large: {error}") from error
+        raise BadImageError(_too_large(str(error))) from error
     # Pillow's decoders raise whatever their format's parser stumbles over: OSError, SyntaxError,
     # ValueError, struct.error, IndexError, zlib.error and more have all been seen.
     except Exception as error:
@@ -192,7 +192,7 @@ def _open(item: Any) -> Image.Image:
     except UnidentifiedImageError as error:
         raise BadImageError(_why_unidentified(item)) from error
     except Image.DecompressionBombError as error:
-        raise BadImageError(f"too large: {error}") from error
+        raise BadImageError(_too_large(str(error))) from error
     except FileNotFoundError as error:
         raise BadImageError("file not found") from error
     except IsADirectoryError as error:
@@ -228,12 +228,16 @@ def _check_file(image: Image.Image) -> None:
 def _check_size(image: Image.Image) -> None:
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
-        raise BadImageError(
-            f"too large: {image.width} x {image.height} pixels, over the limit of {limit} "
-            "(PIL.Image.MAX_IMAGE_PIXELS) that guards against decompression bombs"
-        )
+        raise BadImageError(_too_large(f"{image.width} x {image.height} pixels"))
     if image.width == 0 or image.height == 0:
         raise BadImageError("has no pixels")
+
+
+def _too_large(what: str) -> str:
+    return (
+        f"too large: {what} (PIL.Image.MAX_IMAGE_PIXELS, the limit that guards against "
+        f"decompression bombs, is {Image.MAX_IMAGE_PIXELS})"
+    )
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -1,0 +1,217 @@
+"""Nothing is forwarded twice, and nothing stored is mistaken for something else."""
+
+import io
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.ensemble import StackingClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import Pipeline
+from torch import nn
+
+from sktl import CNNFeatures, FeatureStore
+from sktl.backbones import Backbone, Preprocessing, register_backbone
+from sktl.engine._extract import _Forward
+from sktl.exceptions import ImageDecodeError
+
+
+def network(seed=0, activation=nn.ReLU):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), activation(), nn.Conv2d(8, 16, 3, 2)
+        ).eval()
+
+
+def backbone(seed=0, *, size=24, name=None, activation=nn.ReLU):
+    return Backbone(
+        network(seed, activation), preprocessing=Preprocessing(size=size, resize=28), name=name
+    )
+
+
+def pictures(n=20):
+    rng = np.random.default_rng(0)
+    return [Image.fromarray(rng.integers(0, 256, (30, 34, 3), dtype=np.uint8)) for _ in range(n)]
+
+
+@pytest.fixture
+def store(tmp_path):
+    return FeatureStore(tmp_path / "store")
+
+
+@pytest.fixture
+def forwarded(monkeypatch):
+    """How many pictures each network has been given."""
+    counts = Counter()
+    forward = _Forward.__call__
+
+    def count(self, pixels):
+        counts["all"] += len(pixels)
+        return forward(self, pixels)
+
+    monkeypatch.setattr(_Forward, "__call__", count)
+    return counts
+
+
+def test_a_grid_search_forwards_each_picture_once(store, forwarded):
+    X, y = pictures(), np.arange(20) % 2
+    model = Pipeline(
+        [("feat", CNNFeatures(backbone(), store=store)), ("clf", LogisticRegression())]
+    )
+    search = GridSearchCV(model, {"clf__C": np.logspace(-3, 3, 7)}, cv=4).fit(X, y)
+    search.predict(X)
+    assert forwarded["all"] == 20
+    GridSearchCV(model, {"clf__C": [1.0]}, cv=5).fit(X, y)
+    assert forwarded["all"] == 20
+
+
+def test_a_stack_of_three_networks_forwards_each_picture_once_each(store, forwarded):
+    X, y = pictures(), np.arange(20) % 2
+    stack = StackingClassifier(
+        [
+            (
+                f"net{seed}",
+                Pipeline(
+                    [
+                        ("feat", CNNFeatures(backbone(seed), store=store)),
+                        ("clf", LogisticRegression()),
+                    ]
+                ),
+            )
+            for seed in range(3)
+        ],
+        cv=5,
+    )
+    stack.fit(X, y).predict(X)
+    assert forwarded["all"] == 3 * 20
+
+
+def test_equal_pictures_are_forwarded_once(store, forwarded):
+    X = [*pictures(3), *pictures(3)]
+    features = CNNFeatures(backbone(), store=store).transform(X)
+    assert forwarded["all"] == 3
+    np.testing.assert_array_equal(features[:3], features[3:])
+
+
+def test_without_a_store_every_call_forwards(forwarded):
+    features = CNNFeatures(backbone(), store=None)
+    features.transform(pictures(3))
+    features.transform(pictures(3))
+    assert forwarded["all"] == 6
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"layer": "0"},
+        {"pooling": "max"},
+        {"image_size": 20},
+        {"crops": "ten"},
+        {"precision": "exact"},
+        {"background": "black"},
+        {"backbone": backbone(1)},
+        {"backbone": backbone(0, activation=nn.SiLU)},
+        {"backbone": backbone(0, size=22)},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_changes_the_numbers_is_not_served_from_the_store(store, forwarded, change):
+    X = pictures(2)
+    CNNFeatures(backbone(), store=store).transform(X)
+    changed = CNNFeatures(**{"backbone": backbone(), **change}, store=store).transform(X)
+    assert forwarded["all"] == 4
+    fresh = CNNFeatures(**{"backbone": backbone(), **change}, store=None).transform(X)
+    np.testing.assert_array_equal(changed, fresh)
+
+
+@pytest.mark.parametrize("change", [{"batch_size": 1}, {"verbose": 1}, {"on_error": "nan"}])
+def test_what_changes_no_number_is_served_from_the_store(store, forwarded, change):
+    X = pictures(2)
+    CNNFeatures(backbone(), store=store).transform(X)
+    CNNFeatures(backbone(), **change, store=store).transform(X)
+    assert forwarded["all"] == 2
+
+
+def test_a_network_changed_in_place_is_not_mistaken_for_what_it_was(store):
+    shared = backbone()
+    X = pictures(2)
+    before = CNNFeatures(shared, store=store).transform(X)
+    with torch.no_grad():
+        shared.module[0].weight.mul_(2)
+    after = CNNFeatures(shared, store=store).transform(X)
+    assert not np.allclose(before, after)
+    np.testing.assert_array_equal(after, CNNFeatures(shared, store=None).transform(X))
+
+
+def test_a_name_registered_anew_is_not_mistaken_for_what_it_was(store):
+    X = pictures(2)
+    small = Preprocessing(size=24, resize=24)
+    register_backbone("changing", lambda: network(0), preprocessing=small)
+    before = CNNFeatures("changing", store=store).transform(X)
+    register_backbone("changing", lambda: network(1), preprocessing=small)
+    after = CNNFeatures("changing", store=store).transform(X)
+    assert not np.allclose(before, after)
+
+
+def test_hits_do_not_load_the_network(store, monkeypatch):
+    X = pictures(2)
+    features = CNNFeatures("resnet18", weights=None, image_size=32, store=store)
+    expected = features.fit_transform(X)
+    names = features.get_feature_names_out()
+    monkeypatch.setattr(
+        "sktl.engine._network.load_backbone", lambda *_: pytest.fail("the network is loaded")
+    )
+    again = CNNFeatures("resnet18", weights=None, image_size=32, store=store)
+    np.testing.assert_array_equal(again.fit_transform(X), expected)
+    np.testing.assert_array_equal(again.get_feature_names_out(), names)
+    assert again.backbone_spec_ == features.backbone_spec_
+
+
+def test_what_was_finished_before_the_damage_is_kept(store, forwarded):
+    encoded = []
+    for picture in pictures(5):
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG")
+        encoded.append(buffer.getvalue())
+    encoded[2] = encoded[2][:400]
+    features = CNNFeatures(backbone(), store=store)
+    with pytest.raises(ImageDecodeError, match=r"\[2\]") as caught:
+        features.transform(encoded)
+    assert np.isnan(caught.value.features[2]).all()
+    assert forwarded["all"] == 4
+    del encoded[2]
+    np.testing.assert_array_equal(
+        features.transform(encoded), np.delete(caught.value.features, 2, axis=0)
+    )
+    assert forwarded["all"] == 4
+
+
+def test_an_interrupted_extraction_goes_on_where_it_stopped(store, monkeypatch):
+    X = pictures(12)
+    features = CNNFeatures(backbone(), store=store, batch_size=2)
+    forward = _Forward.__call__
+    batches = []
+
+    def interrupt(self, pixels):
+        batches.append(len(pixels))
+        if len(batches) == 4:
+            raise KeyboardInterrupt
+        return forward(self, pixels)
+
+    monkeypatch.setattr(_Forward, "__call__", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        features.transform(X)
+    features.transform(X)
+    assert sum(batches) == 12 + 2, "only the interrupted batch is forwarded again"
+
+
+def test_several_shards_give_what_one_gives(store):
+    X = pictures(21)
+    expected = CNNFeatures(backbone(), store=None).transform(X)
+    sharded = CNNFeatures(backbone(), store=store, n_jobs=2, batch_size=2).transform(X)
+    np.testing.assert_allclose(sharded, expected, rtol=1e-5, atol=1e-6)
+    assert store.info().loc[0, "rows"] == 21

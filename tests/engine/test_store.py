@@ -1,0 +1,259 @@
+import multiprocessing
+import os
+import pickle
+import signal
+import sqlite3
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from sktl import FeatureStore
+from sktl.engine import resolve_store
+from sktl.engine._store import StoredLayer
+from sktl.exceptions import ParameterError, StoreWarning
+from sktl.images._digest import digest_bytes
+
+LAYER = StoredLayer(b"layer", "net", {"layer": "bottleneck", "pooling": "avg"})
+KEYS = [bytes([i]) * 20 for i in range(10)]
+ROWS = np.random.default_rng(0).normal(size=(10, 7)).astype(np.float32)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return FeatureStore(tmp_path / "folder" / "features.sqlite")
+
+
+def read(store, keys=KEYS, shape=(7,), layer=LAYER):
+    rows = np.full((len(keys), *shape), np.nan, np.float32)
+    return store.fill(layer, keys, rows), rows
+
+
+def test_rows_come_back_bit_for_bit(store):
+    assert not read(store)[0].any()
+    assert not store.path.exists(), "looking makes no file"
+    store.put(LAYER, KEYS[:6], ROWS[:6])
+    found, rows = read(store)
+    np.testing.assert_array_equal(found, [True] * 6 + [False] * 4)
+    np.testing.assert_array_equal(rows[:6], ROWS[:6])
+    assert np.isnan(rows[6:]).all()
+
+
+def test_layers_do_not_meet(store):
+    other = StoredLayer(b"other", "net", {})
+    store.put(LAYER, KEYS, ROWS)
+    store.put(other, KEYS[:2], -ROWS[:2, :3])
+    np.testing.assert_array_equal(read(store, KEYS[:2], (3,), other)[1], -ROWS[:2, :3])
+    np.testing.assert_array_equal(read(store)[1], ROWS)
+
+
+def test_pictures_without_a_digest_are_neither_kept_nor_found(store):
+    store.put(LAYER, [None, KEYS[1]], ROWS[:2])
+    found, rows = read(store, [None, KEYS[1], None])
+    assert found.tolist() == [False, True, False]
+    np.testing.assert_array_equal(rows[1], ROWS[1])
+
+
+def test_maps_keep_their_shape(store):
+    maps = np.random.default_rng(1).random((2, 3, 4, 5)).astype(np.float32)
+    store.put(LAYER, KEYS[:2], maps)
+    np.testing.assert_array_equal(read(store, KEYS[:2], (3, 4, 5))[1], maps)
+
+
+def test_what_is_there_is_left_as_it_is(store):
+    store.put(LAYER, KEYS, ROWS)
+    store.put(LAYER, KEYS, ROWS + 1)
+    np.testing.assert_array_equal(read(store)[1], ROWS)
+
+
+def test_float16_gives_the_same_when_it_comes_back_and_is_kept_apart(tmp_path):
+    half = FeatureStore(tmp_path / "store", dtype="float16")
+    returned = half.put(LAYER, KEYS, ROWS)
+    assert returned.dtype == np.float32
+    np.testing.assert_array_equal(read(half)[1], returned)
+    assert 0 < np.abs(returned - ROWS).max() < 2e-3
+    assert not read(FeatureStore(half.path))[0].any()
+
+
+def test_info_counts(store):
+    store.put(LAYER, KEYS, ROWS)
+    read(store, KEYS[:4])
+    info = store.info()
+    assert info.loc[0, ["backbone", "layer", "pooling", "rows", "bytes", "hits"]].tolist() == [
+        "net", "bottleneck", "avg", 10, 10 * 7 * 4, 4,
+    ]  # fmt: skip
+    assert info.attrs["bytes"] == store.path.stat().st_size
+
+
+def test_clear_of_one_backbone_leaves_the_others(store):
+    store.put(LAYER, KEYS, ROWS)
+    store.put(StoredLayer(b"other", "other", {}), KEYS, ROWS)
+    store.clear("net")
+    assert store.info()["backbone"].tolist() == ["other"]
+    store.clear()
+    assert store.info().empty
+
+
+def test_least_recently_used_rows_are_evicted(tmp_path):
+    store = FeatureStore(tmp_path / "store", max_bytes=300_000)
+    rows = np.zeros((20, 1000), np.float32)
+    for start in range(0, 200, 20):
+        store.put(LAYER, [str(start + i).encode() for i in range(20)], rows)
+    first = store.fill(LAYER, [str(i).encode() for i in range(20)], np.empty((20, 1000), "f4"))
+    last = store.fill(LAYER, [str(i).encode() for i in range(180, 200)], np.empty((20, 1000), "f4"))
+    assert not first.any()
+    assert last.all()
+    with sqlite3.connect(store.path) as db:
+        pages, free, size = (
+            db.execute(f"PRAGMA {p}").fetchone()[0]
+            for p in ("page_count", "freelist_count", "page_size")
+        )
+    assert (pages - free) * size <= 300_000
+
+
+def test_file_digests_follow_the_content(store, tmp_path):
+    path = tmp_path / "picture"
+    path.write_bytes(b"one")
+    assert store.digests([str(path), str(tmp_path / "none")]) == [digest_bytes(b"one"), None]
+    path.write_bytes(b"two")
+    assert store.digests([str(path)]) == [digest_bytes(b"two")]
+
+
+def test_an_unchanged_file_is_not_read_again(store, tmp_path, monkeypatch):
+    path = tmp_path / "picture"
+    path.write_bytes(b"one")
+    os.utime(path, ns=(0, time.time_ns() - 10**11))
+    expected = store.digests([str(path)])
+    monkeypatch.setattr("sktl.engine._store.digest_file", lambda path: pytest.fail("read again"))
+    assert store.digests([str(path)]) == expected
+
+
+def test_a_file_of_the_same_size_and_a_fresh_time_is_not_trusted(store, tmp_path):
+    path = tmp_path / "picture"
+    path.write_bytes(b"one")
+    stat = path.stat()
+    store.digests([str(path)])
+    path.write_bytes(b"two")
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert store.digests([str(path)]) == [digest_bytes(b"two")]
+
+
+@pytest.mark.parametrize("content", [b"not a database at all" * 100, b"SQLite format 3\x00 broken"])
+def test_a_damaged_file_is_reported_once_and_left_alone(tmp_path, content):
+    path = tmp_path / "store"
+    path.write_bytes(content)
+    store = FeatureStore(path)
+    with pytest.warns(StoreWarning, match="cannot be used") as caught:
+        store.put(LAYER, KEYS, ROWS)
+        assert not read(store)[0].any()
+    assert len(caught) == 1
+    assert path.read_bytes() == content
+
+
+def test_another_programs_database_is_left_alone(tmp_path):
+    path = tmp_path / "store"
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE precious (x)")
+    before = path.read_bytes()
+    with pytest.warns(StoreWarning, match="another program"):
+        FeatureStore(path).put(LAYER, KEYS, ROWS)
+    assert path.read_bytes() == before
+
+
+def test_a_place_that_cannot_be_written_is_reported(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.warns(StoreWarning, match="goes on without"):
+        rows = FeatureStore(tmp_path / "file" / "store").put(LAYER, KEYS, ROWS)
+    np.testing.assert_array_equal(rows, ROWS)
+
+
+def test_a_full_disk_is_reported(store, monkeypatch):
+    store.put(LAYER, KEYS[:1], ROWS[:1])
+
+    def full(path, **options):
+        connection = connect(path, **options)
+        connection.execute("PRAGMA max_page_count = 1")  # SQLite's own "database or disk is full"
+        return connection
+
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", full)
+    with pytest.warns(StoreWarning, match="full"):
+        store.put(LAYER, KEYS, np.zeros((10, 100_000), np.float32))
+    monkeypatch.undo()
+    assert read(FeatureStore(store.path))[0].tolist() == [True] + [False] * 9
+
+
+def write_forever(path, number, started):
+    store = FeatureStore(path)
+    i = 0
+    while True:
+        keys = [f"{number}-{i + k}".encode() for k in range(8)]
+        store.put(LAYER, keys, np.full((8, 500), i, np.float32))
+        i += 8
+        started.set()
+
+
+def test_a_killed_writer_leaves_whole_rows(tmp_path):
+    path = tmp_path / "store"
+    context = multiprocessing.get_context("spawn")
+    started = [context.Event() for _ in range(2)]
+    writers = [
+        context.Process(target=write_forever, args=(path, n, started[n])) for n in range(2)
+    ]
+    for writer in writers:
+        writer.start()  # both make the file at once
+    for event in started:
+        assert event.wait(60)
+    for writer in writers:
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.join()
+    with sqlite3.connect(path) as db:
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        counts = db.execute("SELECT LENGTH(row), COUNT(*) FROM features GROUP BY 1").fetchall()
+    assert [size for size, _ in counts] == [2000]
+    assert counts[0][1] % 8 == 0, "a batch is committed as a whole"
+    FeatureStore(path).put(LAYER, KEYS, np.zeros((10, 500), np.float32))
+    assert read(FeatureStore(path), shape=(500,))[0].all()
+
+
+def test_threads_share_a_store(store):
+    def work(start):
+        for i in range(start, start + 20):
+            store.put(LAYER, [str(i).encode()], np.full((1, 7), i, np.float32))
+
+    threads = [threading.Thread(target=work, args=(start,)) for start in (0, 20, 40)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found, rows = read(store, [str(i).encode() for i in range(60)])
+    assert found.all()
+    np.testing.assert_array_equal(rows[:, 0], np.arange(60))
+
+
+def test_what_the_parameter_means(tmp_path, monkeypatch):
+    monkeypatch.setenv("SKTL_CACHE", str(tmp_path))
+    assert resolve_store(None) is None
+    assert resolve_store("default").path == tmp_path / "features.sqlite"
+    assert resolve_store(tmp_path / "x").path == tmp_path / "x"
+    memory = resolve_store("memory")
+    assert memory is resolve_store("memory")
+    assert pickle.loads(pickle.dumps(memory)) is memory
+    with pytest.raises(ParameterError, match="store must be"):
+        resolve_store(3)
+
+
+def test_the_memory_store_keeps_rows():
+    memory = resolve_store("memory")
+    memory.put(LAYER, KEYS, ROWS)
+    np.testing.assert_array_equal(read(memory)[1], ROWS)
+    memory.clear()
+    assert not read(memory)[0].any()
+
+
+def test_a_store_pickles_as_its_settings(store):
+    store.put(LAYER, KEYS, ROWS)
+    again = pickle.loads(pickle.dumps(store))
+    assert again.path == store.path
+    np.testing.assert_array_equal(read(again)[1], ROWS)
