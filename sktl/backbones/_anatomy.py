@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
@@ -50,6 +50,8 @@ class Anatomy:
 
 class TwoPart(nn.Module):
     """A timm network with a name for what lies between its trunk and its head."""
+
+    net: Any
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()

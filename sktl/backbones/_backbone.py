@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -132,6 +133,9 @@ class Backbone:
             spec = BackboneSpec(
                 name or type(module).__name__.lower(), "module", "module", digest_tensors(module)
             )
+        elif preprocessing is not None and preprocessing != spec.preprocessing:
+            # The name alone no longer gives this network, as it must in other processes.
+            spec = replace(spec, source="module")
         self.spec = replace(spec, preprocessing=preprocessing) if preprocessing else spec
         self.module = module.eval()
 
@@ -248,16 +252,19 @@ class Backbone:
     def fingerprint(self, layer: Layer) -> str:
         """Identify what the network computes at a layer.
 
-        For a network that comes with named weights this is their digest. For any other, whose
-        code and tensors may change under an unchanged name, it is made of the tensors as they are
-        now and of the layer's response to a fixed random picture.
+        For a network of a library it is made of its name and the digest of its weights: networks
+        that differ in their activations or their padding hold the same tensors. For any other,
+        whose code and tensors may change under an unchanged name, it is made of the tensors as
+        they are now and of the layer's response to a fixed random picture.
         """
         if self.spec.source in ("torchvision", "timm", "packaged"):
-            return self.spec.digest
-        probe = torch.rand(self._example().shape, generator=torch.Generator().manual_seed(0))
+            text = f"{self.spec.source} {self.spec.name} {self.spec.digest}"
+            return hashlib.sha256(text.encode()).hexdigest()
+        size = self.preprocessing.size
+        probe = torch.rand((1, 3, size, size), generator=torch.Generator().manual_seed(0))
         network = self.feature_network([layer])
         with torch.inference_mode():
-            (response,) = network(probe.to(self._example()))
+            (response,) = network(probe.to(next(self.module.parameters(), probe)))
         # Three digits: enough to tell networks apart, too few to show the order of additions.
         digits = " ".join(f"{value:.2e}" for value in response.flatten()[:4096].tolist())
         text = f"{digest_tensors(self.module)} {tuple(response.shape)} {digits}"
@@ -334,19 +341,20 @@ class Backbone:
         taps = [self._tap(layer) for layer in layers]
         new = tuple(tap for tap in dict.fromkeys(taps) if (tap, size) not in self._plans)
         if new:
-            self._plans.update(self._dry_run(lambda picture: self._measure(new, picture, size), size))
+            plans = self._dry_run(lambda picture: self._measure(new, picture), size)
+            self._plans.update(zip(((tap, size) for tap in new), plans, strict=True))
         return [self._plans[tap, size] for tap in taps]
 
     def _measure(
-        self, taps: tuple[Tap, ...], picture: torch.Tensor, size: int | None
-    ) -> dict[tuple[Tap, int | None], tuple[Tap, tuple[int, ...]]]:
+        self, taps: tuple[Tap, ...], picture: torch.Tensor
+    ) -> list[tuple[Tap, tuple[int, ...]]]:
         network = FeatureNetwork(
             self._whole, taps, self._anatomy, stop=False, device=picture.device
         )
-        return {
-            (tap, size): (replace(tap, n_calls=network.calls[tap]), tuple(value.shape[1:]))
+        return [
+            (replace(tap, n_calls=network.calls[tap]), tuple(value.shape[1:]))
             for tap, value in zip(taps, network(picture), strict=True)
-        }
+        ]
 
     def _dry_run(self, run: Callable[[torch.Tensor], T], size: int | None = None) -> T:
         own_size = self.preprocessing.size

@@ -53,7 +53,7 @@ class TapError(Exception):
     """Nothing can be read at a tap: (tap, what is wrong with it)."""
 
 
-class _AllSeen(Exception):
+class _AllSeen(Exception):  # noqa: N818 (nothing went wrong)
     """Stops a forward pass whose remainder nobody asked for."""
 
 
@@ -106,10 +106,8 @@ class FeatureNetwork(nn.Module):
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """(N, 3, H, W) normalised pictures to one (N, C, h, w) or (N, D) tensor a tap."""
         self._seen, self.calls = {}, dict.fromkeys(self.taps, 0)
-        try:
+        with contextlib.suppress(_AllSeen):
             self.replica(x)
-        except _AllSeen:
-            pass
         seen, self._seen = self._seen, {}
         for tap in self.taps:
             if tap not in seen:
@@ -135,9 +133,10 @@ class FeatureNetwork(nn.Module):
             return value.permute(0, 3, 1, 2)  # (N, H, W, C) -> (N, C, H, W)
         if value.ndim != 3:
             return value
-        # A square number of tokens are all patches, as behind a patch embedding and before CaiT's
-        # class attention.
-        n_prefix = 0 if math.isqrt(value.shape[1]) ** 2 == value.shape[1] else anatomy.n_prefix
+        # A square number of tokens inside a network are all patches, as behind a patch embedding
+        # or before CaiT's class attention.
+        square = math.isqrt(value.shape[1]) ** 2 == value.shape[1]
+        n_prefix = 0 if square and not tap.is_bottleneck else anatomy.n_prefix
         if n_prefix and anatomy.tokens == "class":
             return value[:, 0]  # (N, tokens, D) -> (N, D)
         # (N, tokens, D) -> (N, D, tokens, 1), for pooling as any other map

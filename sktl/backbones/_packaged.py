@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from dataclasses import dataclass
+from collections import OrderedDict
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from torch import nn
 
 from sktl.backbones._backbone import Backbone, BackboneSpec
 from sktl.backbones._imagenet import imagenet_class_names
-from sktl.backbones._preprocessing import Preprocessing
 from sktl.backbones._timm import build_timm, preprocessing_of
 from sktl.backbones._weights import (
     digest_file,
@@ -64,47 +66,37 @@ def list_packaged() -> list[str]:
 def load_packaged(name: str, weights: str | os.PathLike[str] | None, random_state: int) -> Backbone:
     """A network with its packaged weights, those of a local file, or random ones."""
     packaged = PACKAGED[name]
-    path = None if weights is None else local_file(weights)
-    tensors = None
-    options = {}
-    if path is not None:
-        tensors = read_tensors(path)
-        if "classifier.weight" in tensors:
-            options["num_classes"] = int(tensors["classifier.weight"].shape[0])
-    module = build_timm(packaged.architecture, random_state=random_state, **options)
-    preprocessing: Preprocessing = preprocessing_of(module, name)
     if weights is None:
-        spec = BackboneSpec(
-            name, "packaged", None, digest_tensors(module), preprocessing=preprocessing
-        )
-        return Backbone(module, spec)
-    if path is not None and tensors is not None:
-        load_tensors(module, tensors, f"{name} from {path}")
-        spec = BackboneSpec(
-            name, "packaged", str(path), digest_file(path), preprocessing=preprocessing
-        )
-        return Backbone(module, spec)
-    if os.fspath(weights) not in ("default", "IMAGENET1K"):
-        raise WeightsError(
-            f'{name} has no weights {weights!r}; pass "default", the path of a file, or None for '
-            "random weights"
-        )
-    path = _find(packaged, name)
-    # The file keeps the names of another implementation of the same network: same tensors, same
-    # order. load_tensors still checks every shape.
-    values = read_tensors(path).values()
-    own = module.state_dict()
-    load_tensors(module, dict(zip(own, values, strict=True)), f"{name} from {path}")
-    spec = BackboneSpec(
-        name,
-        "packaged",
-        "default",
-        packaged.sha256,
-        packaged.licence,
-        preprocessing,
-        imagenet_class_names(),
-    )
+        module = build_timm(packaged.architecture, random_state=random_state)
+        return Backbone(module, _spec(name, module, None, digest_tensors(module)))
+    path = local_file(weights)
+    label = "default" if path is None else str(path)
+    if path is None:
+        if os.fspath(weights) not in ("default", "IMAGENET1K"):
+            raise WeightsError(
+                f'{name} has no weights {weights!r}; pass "default", the path of a file, or None '
+                "for random weights"
+            )
+        path = _find(packaged, name)
+    tensors, digest = read_tensors(path), digest_file(path)
+    published = digest == packaged.sha256
+    weight = tensors.get("classifier.weight")
+    options = {} if published or weight is None else {"num_classes": len(weight)}
+    module = build_timm(packaged.architecture, **options)
+    if published:
+        # The file keeps the names of another implementation of the same network: same tensors,
+        # same order. load_tensors still checks every shape.
+        tensors = OrderedDict(zip(module.state_dict(), tensors.values(), strict=True))
+    load_tensors(module, tensors, f"{name} from {path}")
+    spec = _spec(name, module, label, digest)
+    if published:
+        spec = replace(spec, licence=packaged.licence, class_names=imagenet_class_names())
     return Backbone(module, spec)
+
+
+def _spec(name: str, module: nn.Module, weights: str | None, digest: str) -> BackboneSpec:
+    preprocessing = preprocessing_of(module, name)
+    return BackboneSpec(name, "packaged", weights, digest, preprocessing=preprocessing)
 
 
 def _find(packaged: Packaged, name: str) -> Path:

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from sktl.backbones._backbone import Backbone, BackboneSpec
@@ -25,6 +24,7 @@ from sktl.backbones._weights import (
     load_tensors,
     local_file,
     read_tensors,
+    seeded,
 )
 from sktl.exceptions import BackboneNotFoundError, ParameterError, WeightsError
 from sktl.utils._parameters import suggest
@@ -151,7 +151,7 @@ def load_backbone(
         eval mode is taken and ImageNet's preprocessing assumed; or a Backbone, returned as it is.
     weights : str, Path or None, default="default"
         ``"default"``, a named entry (``"IMAGENET1K_V1"``, a tag of timm), a local
-        ``.safetensors`` or ``.pth`` file, or None for random weights. Not used for modules.
+        ``.safetensors`` or ``.pth`` file, or None for random weights. Only for names.
     random_state : int, default=0
         Seed of random weights.
 
@@ -164,6 +164,8 @@ def load_backbone(
     ------
     BackboneNotFoundError
         If there is no such network.
+    ParameterError
+        If weights are given for a network that is not given by name.
     WeightsError
         If the weights cannot be had or do not fit. Random weights never stand in for them.
 
@@ -174,10 +176,13 @@ def load_backbone(
     >>> backbone.n_features, [stage.name for stage in backbone.stages]
     (512, ['relu', 'layer1', 'layer2', 'layer3', 'layer4'])
     """
-    if isinstance(name, Backbone):
-        return name
-    if isinstance(name, nn.Module):
-        return _from_module(name)
+    if isinstance(name, (Backbone, nn.Module)):
+        if weights not in ("default", None):
+            raise ParameterError(
+                f"weights are for backbones given by name; got {weights!r} for a "
+                f"{type(name).__name__}. Load them into it first"
+            )
+        return name if isinstance(name, Backbone) else _from_module(name)
     if not isinstance(name, str):
         raise BackboneNotFoundError(
             f"a backbone is a name, an nn.Module or a Backbone; got {type(name).__name__}"
@@ -186,7 +191,10 @@ def load_backbone(
     with _LOCK:
         key = (name, weights_key(weights), random_state if weights is None else None)
         if key not in _LOADED:
-            _LOADED[key] = loader(name, weights, random_state)
+            loaded = loader(name, weights, random_state)
+            # "default" and the name of the default entry are the same network.
+            same = (other for other in _LOADED.values() if other.spec == loaded.spec)
+            _LOADED[key] = next(same, loaded)
             while len(_LOADED) > _KEPT:
                 _LOADED.popitem(last=False)
         _LOADED.move_to_end(key)
@@ -205,8 +213,7 @@ def clear_loaded() -> None:
 
 
 def _from_module(module: nn.Module) -> Backbone:
-    with torch.no_grad():
-        copied = copy.deepcopy(module).requires_grad_(False)
+    copied = copy.deepcopy(module).requires_grad_(False)
     if hasattr(copied, "pretrained_cfg") and hasattr(copied, "forward_features"):
         from sktl.backbones._timm import preprocessing_of
 
@@ -242,8 +249,7 @@ def _load_registered(
     name: str, weights: str | os.PathLike[str] | None, random_state: int
 ) -> Backbone:
     entry = _REGISTERED[name]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(random_state)
+    with seeded(random_state):
         module = entry.build()
     digest, label = None, None
     if weights is not None:

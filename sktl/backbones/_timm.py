@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from sktl.backbones._backbone import Backbone, BackboneSpec
+from sktl.backbones._imagenet import imagenet_class_names
 from sktl.backbones._preprocessing import Preprocessing
 from sktl.backbones._weights import (
     digest_file,
     digest_tensors,
     fetch_torch_hub,
+    first_line,
     local_file,
     read_tensors,
+    seeded,
 )
 from sktl.exceptions import BackboneNotFoundError, WeightsError
 from sktl.utils._optional import import_optional
+from sktl.utils._parameters import suggest
 
 __all__ = ["build_timm", "list_timm", "load_timm", "preprocessing_of"]
+
+# Name of a weights file on the hub -> of its copy in the safetensors format, where the rule
+# (another suffix) does not give it. From timm/models/_hub.py.
+_SAFE = {
+    "pytorch_model.bin": "model.safetensors",
+    "open_clip_pytorch_model.bin": "open_clip_model.safetensors",
+}
 
 
 def list_timm() -> list[str]:
@@ -37,55 +49,76 @@ def list_timm() -> list[str]:
 def load_timm(name: str, weights: str | os.PathLike[str] | None, random_state: int) -> Backbone:
     """A timm network with pretrained weights, a tag of them, a local file, or random weights."""
     timm = import_optional("timm", extra="timm", caller=f"the backbone {name!r}")
-    architecture = name.removeprefix("timm/")
-    if not timm.is_model(architecture.partition(".")[0]):
-        raise BackboneNotFoundError(f"timm has no network {architecture!r}")
-    if weights is None:
-        module = build_timm(architecture, random_state=random_state)
-        return Backbone(module, _spec(name, module, None, digest_tensors(module)))
-    path = local_file(weights)
-    label = str(path)
-    if path is None:
-        tag = os.fspath(weights)
-        if tag != "default":
-            architecture = f"{architecture.partition('.')[0]}.{tag}"
-        config = _config(timm, architecture, name)
-        path = _fetch(config, name)
-        label = config.tag or "default"
-    tensors = read_tensors(path)  # also refuses what is damaged, before timm sees it
-    classifier = getattr(timm.get_pretrained_cfg(architecture), "classifier", None)
-    head = classifier[0] if isinstance(classifier, tuple) else classifier
-    weight = tensors.get(f"{head}.weight")
-    options = {} if weight is None else {"num_classes": int(weight.shape[0])}
-    try:
-        module = timm.create_model(
-            architecture,
-            pretrained=True,
-            pretrained_cfg_overlay={"file": str(path), **options},
-            **options,
+    architecture, _, tag = name.removeprefix("timm/").partition(".")
+    if not timm.is_model(architecture):
+        raise BackboneNotFoundError(
+            f"timm has no network {architecture!r}.{suggest(f'timm/{architecture}', list_timm())}"
         )
-    except (RuntimeError, KeyError, ValueError) as error:
-        raise WeightsError(
-            f"{name} from {path}: the weights belong to another network: "
-            f"{str(error).strip().splitlines()[0]}"
-        ) from error
-    return Backbone(module, _spec(name, module, label, digest_file(path)))
+    path = None if weights is None else local_file(weights)
+    if weights is not None and path is None and os.fspath(weights) != "default":
+        tag = os.fspath(weights).removeprefix(f"{architecture}.")
+    if tag or (weights is not None and path is None):
+        _check_tag(timm, architecture, tag)
+    full_name = f"{architecture}.{tag}" if tag else architecture
+    if weights is None:
+        module = build_timm(full_name, random_state=random_state)
+        return Backbone(module, _spec(name, module, None, digest_tensors(module)))
+    if path is None:
+        config = timm.get_pretrained_cfg(full_name)
+        path = _fetch(config, name)
+        module = _build_with_file(timm, full_name, path, name)
+        spec = _spec(name, module, config.tag or "default", digest_file(path))
+        spec = replace(spec, licence=config.license, class_names=_class_names(module))
+    else:
+        module = _build_with_file(timm, full_name, path, name)
+        spec = _spec(name, module, str(path), digest_file(path))
+    return Backbone(module, spec)
 
 
 def build_timm(architecture: str, *, random_state: int = 0, **options: Any) -> nn.Module:
     """A timm network with random weights that are the same every time."""
     timm = import_optional("timm", extra="timm", caller=f"the timm network {architecture!r}")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(random_state)
-        module: nn.Module = timm.create_model(architecture, pretrained=False, **options)
+    with seeded(random_state):
+        module: nn.Module = timm.create_model(architecture, **options)
+    return module
+
+
+def _build_with_file(timm: Any, full_name: str, path: Path, name: str) -> nn.Module:
+    """The network with the weights in a file, which may be of any number of classes."""
+    tensors = read_tensors(path)  # also refuses what is damaged, before timm sees it
+    classifier = getattr(timm.get_pretrained_cfg(full_name), "classifier", None)
+    head = classifier[0] if isinstance(classifier, tuple) else classifier
+    weight = tensors.get(f"{head}.weight")
+    options = {} if weight is None else {"num_classes": len(weight)}
+    overlay = {"file": str(path), "custom_load": False, **options}
+
+    def build(random_state: int) -> nn.Module:
+        # timm's own loader knows the older names of every architecture.
+        return build_timm(
+            full_name,
+            random_state=random_state,
+            pretrained=True,
+            pretrained_cfg_overlay=overlay,
+            **options,
+        )
+
+    wrong = f"{name} from {path}: the weights belong to another network"
+    try:
+        module = build(0)
+    # On foreign names timm's loaders stumble in many ways.
+    except Exception as error:
+        raise WeightsError(f"{wrong}: {first_line(error)}") from error
+    # For some architectures timm tolerates missing tensors and leaves them random.
+    complete = module.state_dict().keys() <= tensors.keys()
+    if not complete and digest_tensors(module) != digest_tensors(build(1)):
+        raise WeightsError(f"{wrong}: they do not cover all of it")
     return module
 
 
 def preprocessing_of(module: nn.Module, name: str) -> Preprocessing:
     """The preprocessing that timm's own evaluation transform has for `module`."""
-    from timm.data import resolve_model_data_config
-
-    config = resolve_model_data_config(module)
+    data = import_optional("timm.data", extra="timm", caller=f"the preprocessing of {name!r}")
+    config = data.resolve_model_data_config(module)
     channels, height, width = config["input_size"]
     mode = config["crop_mode"]
     if channels != 3 or height != width or mode not in ("center", "squash"):
@@ -99,73 +132,67 @@ def preprocessing_of(module: nn.Module, name: str) -> Preprocessing:
         resize=math.floor(height / config["crop_pct"]),
         keep_aspect=mode != "squash",
         interpolation=config["interpolation"],
-        mean=config["mean"],
-        std=config["std"],
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
     )
 
 
 def _spec(name: str, module: nn.Module, weights: str | None, digest: str) -> BackboneSpec:
-    config: Any = module.pretrained_cfg
-    return BackboneSpec(
-        name,
-        "timm",
-        weights,
-        digest,
-        config.get("license") if weights else None,
-        preprocessing_of(module, name),
-        _class_names(module) if weights else None,
-    )
+    preprocessing = preprocessing_of(module, name)
+    return BackboneSpec(name, "timm", weights, digest, preprocessing=preprocessing)
 
 
 def _class_names(module: nn.Module) -> tuple[str, ...] | None:
-    if getattr(module, "num_classes", None) != 1000:
+    config: Any = module.pretrained_cfg
+    if getattr(module, "num_classes", None) != 1000 or "in1k" not in str(config.get("tag")):
         return None
-    if "in1k" not in str(module.pretrained_cfg.get("tag", "")):  # type: ignore[operator,union-attr]
-        return None
-    from sktl.backbones._imagenet import imagenet_class_names
-
     return imagenet_class_names()
 
 
-def _config(timm: Any, architecture: str, name: str) -> Any:
-    try:
-        config = timm.get_pretrained_cfg(architecture, allow_unregistered=False)
-    except RuntimeError:
-        config = None
-    if config is None or not (config.hf_hub_id or config.url):
-        known = [n.partition(".")[2] for n in timm.list_pretrained(f"{name[5:].partition('.')[0]}")]
+def _check_tag(timm: Any, architecture: str, tag: str) -> None:
+    tags = [name.partition(".")[2] for name in timm.list_pretrained(architecture)]
+    if not tags or (tag and tag not in tags):
         raise WeightsError(
-            f"timm has no pretrained weights {architecture!r}; it has the tags {known}. Pass the "
-            "path of a file as weights=, or weights=None for random weights"
+            f"timm has no pretrained weights {f'{architecture}.{tag}'.strip('.')!r}."
+            f"{suggest(tag, tags)} It has the tags {tags}; pass one of them, the path of a file "
+            "as weights=, or weights=None for random weights"
         )
-    return config
 
 
 def _fetch(config: Any, name: str) -> Path:
     """The weights file from the caches that timm uses, or from the network, failing at once."""
     if not config.hf_hub_id:
         return fetch_torch_hub(config.url, name)[0]
-    import httpx
-    from huggingface_hub import hf_hub_download, hf_hub_url, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub import try_to_load_from_cache
 
     repository, _, revision = config.hf_hub_id.partition("@")
-    wanted = {"repo_id": repository, "revision": revision or None}
-    names = ("model.safetensors", config.hf_hub_filename or "pytorch_model.bin")
-    for filename in names:
-        cached = try_to_load_from_cache(filename=filename, **wanted)
+    where: dict[str, Any] = {"repo_id": repository, "revision": revision or None}
+    filename = config.hf_hub_filename or "pytorch_model.bin"
+    files = [_SAFE.get(filename, f"{filename.removesuffix('.bin')}.safetensors"), filename]
+    for file in files:
+        cached = try_to_load_from_cache(filename=file, **where)
         if isinstance(cached, str):
             return Path(cached)
     try:
-        # One quick question first: the hub's client would retry for most of a minute.
-        httpx.head(hf_hub_url(filename=names[0], **wanted), timeout=5)
-        try:
-            return Path(hf_hub_download(filename=names[0], **wanted))
-        except HfHubHTTPError:
-            return Path(hf_hub_download(filename=names[1], **wanted))
-    except (OSError, httpx.HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        return _download(files, where)
+    # The hub's client raises errors of its own and of the HTTP library that it is built on.
+    except Exception as error:
         raise WeightsError(
             f"the weights of {name} are not in the Hugging Face cache and cannot be downloaded "
             f"from {repository}: {error}. Download them where there is a network and pass the "
             "path as weights=; weights=None asks for random weights"
         ) from error
+
+
+def _download(files: list[str], where: dict[str, Any]) -> Path:
+    """The first of `files` that the repository has."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import EntryNotFoundError
+
+    *others, last = files
+    for file in others:
+        with contextlib.suppress(EntryNotFoundError):
+            # One quick question first: hf_hub_download would repeat it for most of a minute.
+            get_hf_file_metadata(hf_hub_url(filename=file, **where), timeout=5)
+            return Path(hf_hub_download(filename=file, **where))
+    return Path(hf_hub_download(filename=last, **where))

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sktl.exceptions import WeightsError
+from sktl.exceptions import ParameterError, WeightsError
 from sktl.utils._optional import import_optional
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "digest_file",
     "digest_tensors",
     "fetch_torch_hub",
+    "first_line",
     "hash_prefix",
     "load_tensors",
     "local_file",
@@ -105,6 +106,11 @@ def fetch_torch_hub(url: str, what: str) -> tuple[Path, str]:
 
 def local_file(weights: str | os.PathLike[str]) -> Path | None:
     """The path if `weights` is meant as a local file; an error if that file is not there."""
+    if not isinstance(weights, (str, os.PathLike)):
+        raise ParameterError(
+            "weights must be a string, a path or None, as in weights='IMAGENET1K_V1'; "
+            f"got {weights!r}"
+        )
     text = os.fspath(weights)
     path = Path(text).expanduser()
     looks_like_path = (
@@ -142,12 +148,12 @@ def read_tensors(path: str | os.PathLike[str]) -> StateDict:
         content = read(path)
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"{path} is damaged, or holds more than tensors: {_first_line(error)}. "
+            f"{path} is damaged, or holds more than tensors: {first_line(error)}. "
             "Save the weights with torch.save(net.state_dict(), path)"
         ) from error
     # Damaged files fail in every layer of the formats, with whatever that layer stumbles over.
     except Exception as error:
-        raise WeightsError(f"{path} cannot be read: {_first_line(error)}") from error
+        raise WeightsError(f"{path} cannot be read: {first_line(error)}") from error
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -211,5 +217,6 @@ def _load_tensors_only(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, without the details that torch and timm add below."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -87,16 +87,20 @@ def load_image_folder(
             f"{root} has pictures ({', '.join(loose[:_SHOWN])}) beside its class folders; move "
             "them into a folder of their class, or away"
         )
-    names = {path.partition("/")[0] for path in found} if not loose else set()
-    for name in sorted(excluded - names):
-        raise ParameterError(f"exclude: {root} has no class {name!r}.{suggest(name, names)}")
-    chosen = found if split_file is None else _read_split(Path(split_file), root)
-    if not loose:
-        chosen = [path for path in chosen if path.partition("/")[0] not in excluded]
-    if not chosen:
+    if not found:
         raise ParameterError(f"there are no pictures in {root}")
+    classes = set() if loose else {_class_of(path) for path in found}
+    unknown = [f"{name!r}.{suggest(name, classes)}" for name in sorted(excluded - classes)]
+    if unknown:
+        raise ParameterError(f"exclude: {root} has no class {' It has no class '.join(unknown)}")
+    chosen = found if split_file is None else _read_split(Path(split_file), root)
+    chosen = [path for path in chosen if _class_of(path) not in excluded]
+    if not chosen:
+        raise ParameterError(
+            f"split_file and exclude leave none of the {len(found)} pictures in {root}"
+        )
     images = np.array([str(root / path) for path in chosen], dtype=object)
-    target = None if loose else np.array([path.partition("/")[0] for path in chosen])
+    target = None if loose else np.array([_class_of(path) for path in chosen])
     if return_X_y:
         return images, target
     return Bunch(
@@ -119,11 +123,19 @@ def missing_files(paths: Sequence[Path | str], hint: str) -> FileNotFoundError |
     )
 
 
+def _class_of(path: str) -> str:
+    return path.partition("/")[0]
+
+
 def _scan(root: Path) -> tuple[list[str], list[str]]:
     """Relative paths of pictures, and paths of other files; hidden ones do not count."""
     found, ignored = [], []
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+    for folder, subfolders, files in os.walk(root, followlinks=True, onerror=_raise):
+        subfolders[:] = sorted(
+            name
+            for name in subfolders
+            if not name.startswith(".") and not _leads_back(Path(folder, name))
+        )
         for name in sorted(files):
             if name.startswith("."):
                 continue
@@ -132,13 +144,29 @@ def _scan(root: Path) -> tuple[list[str], list[str]]:
                 found.append(path.relative_to(root).as_posix())
             else:
                 ignored.append(str(path))
-    return sorted(found), ignored
+    return sorted(found, key=lambda path: path.split("/")), ignored
+
+
+def _raise(error: OSError) -> None:
+    """What os.walk would pass over in silence: a folder that cannot be read."""
+    raise error
+
+
+def _leads_back(folder: Path) -> bool:
+    """Whether the folder is a link to one that it lies in, which would never end."""
+    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
 def _read_split(split_file: Path, root: Path) -> list[str]:
-    lines = split_file.expanduser().read_text(encoding="utf-8").splitlines()
-    chosen = [Path(line.strip()).as_posix() for line in lines if line.strip()]
+    text = split_file.expanduser().read_text(encoding="utf-8-sig")  # Windows may begin it with a BOM
+    chosen = [Path(line.strip()) for line in text.split("\n") if line.strip()]
+    outside = [str(path) for path in chosen if path.is_absolute() or ".." in path.parts]
+    if outside:
+        raise ParameterError(
+            f"{split_file} must list paths relative to {root} and inside it; "
+            f"got {', '.join(outside[:_SHOWN])}"
+        )
     error = missing_files([root / path for path in chosen], f"{split_file} lists them below {root}")
     if error:
         raise error
-    return chosen
+    return [path.as_posix() for path in chosen]

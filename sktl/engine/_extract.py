@@ -16,6 +16,7 @@ import torch
 from tqdm.auto import tqdm
 
 from sktl.backbones import Backbone, Preprocessing, load_backbone
+from sktl.engine._fuse import fuse
 from sktl.engine._prepare import Crops, n_crops, prepare
 from sktl.exceptions import BadImage
 from sktl.images import ImageCollection
@@ -27,6 +28,8 @@ __all__ = ["Batch", "Precision", "Recipe", "extract"]
 Precision = Literal["auto", "exact"]
 Array = npt.NDArray[np.float32]
 
+# Finding what can be fused costs as much as a few pictures.
+_WORTH_FUSING = 32
 # On a CPU larger batches gain nothing, and their activations no longer fit the caches.
 _CPU_BATCH = 8
 
@@ -153,6 +156,8 @@ def _extract_shard(
     preprocessing = backbone.preprocessing.at_size(recipe.image_size)
     exact = recipe.precision == "exact"
     network = backbone.feature_network(recipe.layers, device=device, channels_last=not exact)
+    if not exact and len(images) >= _WORTH_FUSING:
+        fuse(network, preprocessing.size)
     forward = _Forward(network, preprocessing, recipe, device)
     with _arithmetic(device, exact):
         for positions, pixels, bad in _decoded(images, preprocessing, recipe, batch_size):

@@ -152,7 +152,9 @@ def _unwrap_table(X: Any) -> Any:
             f"rows); of its {len(X.columns)} columns these hold no numbers: {named}. Pass the one "
             f"with the pictures, as in X[{numberless[0]!r}], or drop what is no pixel"
         )
-    return X.to_numpy()
+    values = X.to_numpy()
+    # Columns of pandas' nullable dtypes, or of numbers and bools, only meet as objects.
+    return X.to_numpy(dtype=float, na_value=np.nan) if values.dtype == object else values
 
 
 def _stack_rows(X: list[Any] | tuple[Any, ...]) -> Any:

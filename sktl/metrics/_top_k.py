@@ -45,6 +45,11 @@ def top_k_accuracy(
     score : float
         Between 0 and 1.
 
+    Raises
+    ------
+    ParameterError
+        If k is not a positive integer, or the shapes do not belong together, or a score is NaN.
+
     Examples
     --------
     >>> from sktl.metrics import top_k_accuracy
@@ -53,11 +58,14 @@ def top_k_accuracy(
     0.5
     """
     k = _check_k(k)
-    y_true, classes, y_score = np.asarray(y_true), np.asarray(classes), np.asarray(y_score)
+    y_true, classes = np.asarray(y_true), np.asarray(classes)
+    y_score = np.asarray(y_score, dtype=np.float64)  # unsigned scores have no negative
+    if y_true.ndim != 1 or len(y_true) == 0:
+        raise ParameterError(f"y_true must have one label a sample; got shape {y_true.shape}")
     if y_score.shape != (len(y_true), len(classes)):
         raise ParameterError(
             f"y_score must have a row a sample and a column a class, ({len(y_true)}, "
-            f"{len(classes)}); got {y_score.shape}. Of SVC use decision_function_shape='ovr'"
+            f"{len(classes)}); got {y_score.shape}"
         )
     if np.isnan(y_score).any():
         raise ParameterError("y_score has NaN: the scores of some samples cannot be ranked")
@@ -70,8 +78,9 @@ def make_top_k_scorer(k: int = 5) -> CachingScorer:
     """Make a scorer of top-k accuracy, for `scoring=` of scikit-learn's searches and curves.
 
     Unlike ``scoring="top_k_accuracy"`` it gives a number also where a fold lacks a class, and for
-    two classes. It ranks `predict_proba` where the estimator has it, else `decision_function`.
-    Several of them in one search share one call of the estimator.
+    two classes. It ranks `predict_proba` where the estimator has it, else `decision_function`
+    (of SVC with ``decision_function_shape="ovr"``, its default). Several of them in one search
+    share one call of the estimator.
 
     Parameters
     ----------

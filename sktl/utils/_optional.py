@@ -29,7 +29,8 @@ def import_optional(module: str, *, extra: str, caller: str) -> ModuleType:
     Raises
     ------
     MissingDependencyError
-        If the package is not installed.
+        If the package is not installed. What else goes wrong while it is imported, such as the
+        lack of a package that it needs itself, is raised as it is.
 
     Examples
     --------
@@ -43,7 +44,7 @@ is not installed. Install it with: pip install "sktl[plot]"
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         missing = module.partition(".")[0]
-        if error.name is None or error.name.partition(".")[0] != missing:
+        if error.name != missing:
             raise
         raise MissingDependencyError(
             f"{caller} needs the package {missing}, which is not installed. "

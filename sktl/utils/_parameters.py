@@ -13,9 +13,10 @@ __all__ = ["ParameterChecks", "suggest"]
 
 
 def suggest(name: str, known: Iterable[str], n: int = 3) -> str:
-    """``' Did you mean "a" or "b"?'``, or nothing."""
-    close = difflib.get_close_matches(str(name), list(known), n=n, cutoff=0.6)
-    return f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
+    """``" Did you mean 'a' or 'b'?"``, or nothing."""
+    by_lower = {k.casefold(): k for k in known}
+    close = difflib.get_close_matches(str(name).casefold(), by_lower, n=n, cutoff=0.6)
+    return f" Did you mean {' or '.join(repr(by_lower[c]) for c in close)}?" if close else ""
 
 
 class ParameterChecks:

@@ -14,6 +14,8 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
+from sktl.exceptions import ParameterError
+
 __all__ = ["CachingScorer", "is_sparse", "record_columns", "rows_of_numbers", "validate_rows"]
 
 
@@ -82,10 +84,31 @@ class CachingScorer(_BaseScorer):
                 f"{type(estimator).__name__} has neither predict_proba nor decision_function, one "
                 "of which a ranking of the classes needs"
             )
-        scores = np.asarray(method_caller(estimator, method, X))
-        if scores.ndim == 1:  # scikit-learn hands on only the column of the second class
+        classes = estimator.classes_
+        shape = getattr(_last_step(estimator), "decision_function_shape", None)
+        if method == "decision_function" and shape == "ovo" and len(classes) > 2:
+            raise ParameterError(
+                'SVC with decision_function_shape="ovo" scores pairs of classes, which does not '
+                'rank the classes; use "ovr"'
+            )
+        if len(classes) == 1:  # scikit-learn hands on no probabilities of a single class
+            scores = np.ones((len(y_true), 1))
+        else:
+            # Of two classes it hands on one column only, and keeps it under the method's name for
+            # the other scorers, even if it is of the class that one of them calls positive. Under
+            # a name of our own it is that of the second class.
+            name = (method,) if len(classes) == 2 else method
+            scores = np.asarray(method_caller(estimator, name, X))
+        if scores.ndim == 1:
             first = 1 - scores if method == "predict_proba" else -scores
             scores = np.column_stack([first, scores])
-        return float(
-            self._score_func(y_true, scores, classes=estimator.classes_, **self._kwargs, **kwargs)
-        )
+        return float(self._score_func(y_true, scores, classes=classes, **self._kwargs, **kwargs))
+
+
+def _last_step(estimator: Any) -> Any:
+    """The estimator inside of searches and at the end of pipelines."""
+    if hasattr(estimator, "best_estimator_"):
+        return _last_step(estimator.best_estimator_)
+    if hasattr(estimator, "steps"):
+        return _last_step(estimator.steps[-1][1])
+    return estimator

@@ -37,6 +37,8 @@ def resolve_device(device: str | torch.device) -> torch.device:
             f"device={device!r} is not there: torch sees {torch.cuda.device_count()} CUDA "
             'devices. Pass device="auto" to use what there is'
         )
+    if resolved.type not in ("cpu", "cuda", "mps"):
+        raise ParameterError(f"device must be of type cpu, cuda or mps; got {device!r}")
     if resolved.type == "mps" and not torch.backends.mps.is_available():
         raise ParameterError(f'device={device!r} is not there. Pass device="auto"')
     return resolved

@@ -198,9 +198,7 @@ def test_a_killed_writer_leaves_whole_rows(tmp_path):
     path = tmp_path / "store"
     context = multiprocessing.get_context("spawn")
     started = [context.Event() for _ in range(2)]
-    writers = [
-        context.Process(target=write_forever, args=(path, n, started[n])) for n in range(2)
-    ]
+    writers = [context.Process(target=write_forever, args=(path, n, started[n])) for n in range(2)]
     for writer in writers:
         writer.start()  # both make the file at once
     for event in started:
