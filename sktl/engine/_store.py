@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sqlite3
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 import platformdirs
 
+from sktl.engine._database import Database, ForeignFileError, MemoryDatabase
 from sktl.exceptions import ParameterError, StoreWarning
 from sktl.images._digest import digest_file
 
@@ -25,26 +24,9 @@ __all__ = ["FeatureStore", "StoredLayer", "default_store_path", "resolve_store"]
 
 Array = npt.NDArray[np.float32]
 
-_APPLICATION = 0x736B746C  # "sktl", in SQLite's application_id: this file is ours
-_VERSION = 1
 _CHUNK = 500  # SQLite's default limit on variables is far higher; longer lists gain nothing
-_WAIT_S = 60.0
 _RACY_NS = 2_000_000_000
 _TOUCH_S = 3600.0
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS layers (
-    id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, backbone TEXT NOT NULL,
-    description TEXT NOT NULL, dtype TEXT NOT NULL,
-    hits INTEGER NOT NULL DEFAULT 0);
-CREATE TABLE IF NOT EXISTS features (
-    id INTEGER PRIMARY KEY, layer INTEGER NOT NULL REFERENCES layers(id),
-    picture BLOB NOT NULL, row BLOB NOT NULL, used REAL NOT NULL, UNIQUE (layer, picture));
-CREATE INDEX IF NOT EXISTS features_used ON features (used);
-CREATE TABLE IF NOT EXISTS files (
-    path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, inode INTEGER, digest BLOB)
-    WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS networks (alias TEXT PRIMARY KEY, content TEXT NOT NULL) WITHOUT ROWID;
-"""
 
 
 class StoredLayer:
@@ -120,6 +102,7 @@ class FeatureStore:
         self.path = default_store_path() if path is None else Path(path).expanduser()
         self.max_bytes = max_bytes
         self.dtype = dtype
+        self._database = Database(self.path)
         self._usable = True
 
     def __repr__(self) -> str:
@@ -344,9 +327,6 @@ class FeatureStore:
 
         self._attempt(delete, None, create=False)
 
-    def _exists(self) -> bool:
-        return self.path.exists()
-
     def _key(self, layer: StoredLayer) -> bytes:
         return layer.key if self.dtype == "float32" else layer.key + self.dtype.encode()
 
@@ -381,12 +361,12 @@ class FeatureStore:
         self, action: Callable[[sqlite3.Connection], Any], otherwise: Any, *, create: bool = True
     ) -> Any:
         """Run `action`, or warn once and give `otherwise`."""
-        if not self._usable or not (create or self._exists()):
+        if not self._usable or not (create or self._database.exists()):
             return otherwise
         try:
-            with self._open() as db:
+            with self._database.open() as db:
                 return action(db)
-        except (sqlite3.Error, OSError, _ForeignFileError) as error:
+        except (sqlite3.Error, OSError, ForeignFileError) as error:
             self._usable = False
             warnings.warn(
                 f"the feature store {self.path} cannot be used ({error}); the work goes on without "
@@ -396,74 +376,19 @@ class FeatureStore:
             )
             return otherwise
 
-    @contextlib.contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        db = sqlite3.connect(self.path, timeout=_WAIT_S)
-        try:
-            if not self._is_ours(db):
-                self._create(db)
-            db.execute("PRAGMA synchronous = NORMAL")
-            yield db
-        finally:
-            db.close()
-
-    @staticmethod
-    def _is_ours(db: sqlite3.Connection) -> bool:
-        """Whether the file has been made by `_create`; an error if another program made it."""
-        db.execute("BEGIN")  # one look at the file: another process may be making it right now
-        (mark,) = db.execute("PRAGMA application_id").fetchone()
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        (tables,) = db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
-        db.execute("COMMIT")
-        if tables and (mark, version) != (_APPLICATION, _VERSION):
-            raise _ForeignFileError("it is a database of another program or version")
-        return bool(tables)
-
-    @staticmethod
-    def _create(db: sqlite3.Connection) -> None:
-        deadline = time.monotonic() + _WAIT_S
-        while True:
-            try:
-                db.execute("PRAGMA journal_mode = WAL")
-                break
-            except sqlite3.OperationalError:
-                # Switching the mode does not wait for another process that is doing the same.
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.01)
-        db.execute("BEGIN IMMEDIATE")
-        for statement in _SCHEMA.split(";"):
-            db.execute(statement)
-        db.execute(f"PRAGMA application_id = {_APPLICATION}")
-        db.execute(f"PRAGMA user_version = {_VERSION}")
-        db.execute("COMMIT")
-
 
 class _MemoryStore(FeatureStore):
-    """A store in the memory of this process."""
+    """The store of this process; a pickle of it is the store of the process that reads it."""
 
     def __init__(self) -> None:
         super().__init__(":memory:")
-        self._db: sqlite3.Connection | None = None
-        self._lock = threading.RLock()
+        self._database = MemoryDatabase()
 
     def __repr__(self) -> str:
         return 'FeatureStore("memory")'
 
     def __reduce__(self) -> tuple[Any, ...]:
         return resolve_store, ("memory",)
-
-    def _exists(self) -> bool:
-        return True
-
-    @contextlib.contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            if self._db is None:
-                self._db = sqlite3.connect(":memory:", check_same_thread=False)
-                self._create(self._db)
-            yield self._db
 
 
 _MEMORY = _MemoryStore()
@@ -497,10 +422,6 @@ def resolve_store(store: Any) -> FeatureStore | None:
     raise ParameterError(
         f'store must be "default", "memory", a path, a FeatureStore or None; got {store!r}'
     )
-
-
-class _ForeignFileError(Exception):
-    """The file is a database of another program, and stays as it is."""
 
 
 def _chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:

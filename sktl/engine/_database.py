@@ -1,0 +1,119 @@
+"""The SQLite file behind a feature store: made, recognised, opened by many processes at once."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["Database", "ForeignFileError", "MemoryDatabase"]
+
+_APPLICATION = 0x736B746C  # "sktl", in SQLite's application_id: this file is ours
+_VERSION = 1
+_WAIT_S = 60.0
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS layers (
+    id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, backbone TEXT NOT NULL,
+    description TEXT NOT NULL, dtype TEXT NOT NULL,
+    hits INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS features (
+    id INTEGER PRIMARY KEY, layer INTEGER NOT NULL REFERENCES layers(id),
+    picture BLOB NOT NULL, row BLOB NOT NULL, used REAL NOT NULL, UNIQUE (layer, picture));
+CREATE INDEX IF NOT EXISTS features_used ON features (used);
+CREATE TABLE IF NOT EXISTS files (
+    path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, inode INTEGER, digest BLOB)
+    WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS networks (alias TEXT PRIMARY KEY, content TEXT NOT NULL) WITHOUT ROWID;
+"""
+
+
+class ForeignFileError(Exception):
+    """The file is a database of another program or version, and stays as it is."""
+
+
+class Database:
+    """A file that is made when it is first opened.
+
+    Each use has a connection of its own, so that neither threads nor forked processes share one.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def exists(self) -> bool:
+        """Whether there is anything to be found."""
+        return self.path.exists()
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[sqlite3.Connection]:
+        """Connect; raise sqlite3.Error, OSError or ForeignFileError if that cannot be."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        db = sqlite3.connect(self.path, timeout=_WAIT_S)
+        try:
+            if not _is_ours(db):
+                _create(db)
+            db.execute("PRAGMA synchronous = NORMAL")
+            yield db
+        finally:
+            db.close()
+
+
+class MemoryDatabase(Database):
+    """A database in the memory of this process, one connection for all threads in turn."""
+
+    def __init__(self) -> None:
+        super().__init__(Path(":memory:"))
+        self._db: sqlite3.Connection | None = None
+        self._lock = threading.RLock()
+
+    def exists(self) -> bool:
+        """Whether there is anything to be found."""
+        return self._db is not None
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[sqlite3.Connection]:
+        """Wait for the other threads, and hand out the connection."""
+        with self._lock:
+            if self._db is None:
+                self._db = sqlite3.connect(":memory:", check_same_thread=False)
+                _create(self._db)
+            yield self._db
+
+
+def _is_ours(db: sqlite3.Connection) -> bool:
+    """Whether the file has been made by `_create`; an error if another program made it."""
+    db.execute("BEGIN")  # one look at the file: another process may be making it right now
+    (mark,) = db.execute("PRAGMA application_id").fetchone()
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    (tables,) = db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
+    db.execute("COMMIT")
+    if tables and (mark, version) != (_APPLICATION, _VERSION):
+        raise ForeignFileError("it is a database of another program or version")
+    return bool(tables)
+
+
+def _create(db: sqlite3.Connection) -> None:
+    deadline = time.monotonic() + _WAIT_S
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            break
+        except sqlite3.OperationalError:
+            # Switching the mode does not wait for another process that is doing the same.
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+    db.execute("BEGIN IMMEDIATE")
+    for statement in _SCHEMA.split(";"):
+        db.execute(statement)
+    db.execute(f"PRAGMA application_id = {_APPLICATION}")
+    db.execute(f"PRAGMA user_version = {_VERSION}")
+    db.execute("COMMIT")
