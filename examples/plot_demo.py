@@ -43,7 +43,8 @@ else:
 # %%
 # The model, and how good it is
 # -----------------------------
-# Each picture is predicted by a model that has not seen it.
+# Each picture is predicted by a model that has not seen it. The network sees each picture once:
+# the folds, and later runs of this script, find its features in the store.
 
 classes, counts = np.unique(y, return_counts=True)
 if len(classes) < 2 or counts.min() < 2:
