@@ -36,7 +36,7 @@ class Anatomy:
     n_prefix : int
         Tokens in front that belong to no patch.
     channels_last : bool
-        Whether feature maps inside the network are (N, H, W, C).
+        Whether feature maps inside the network are (N, H, W, C), where their shape leaves it open.
     """
 
     bottleneck: str
@@ -46,6 +46,11 @@ class Anatomy:
     tokens: Literal["class", "mean"] = "mean"
     n_prefix: int = 0
     channels_last: bool = False
+
+    def is_channels_last(self, shape: tuple[int, ...]) -> bool:
+        """Whether maps of this shape are (N, H, W, C): pictures are square, H == W."""
+        _, first, second, third = shape
+        return first == second and (second != third or self.channels_last)
 
 
 class TwoPart(nn.Module):
@@ -119,7 +124,7 @@ def timm_anatomy(whole: TwoPart) -> Anatomy:
         _timm_head(whole),
         expand=("net", "net.blocks", "net.stages", "net.layers"),
         tokens="class" if by_class_token else "mean",
-        n_prefix=int(getattr(net, "num_prefix_tokens", 0)),
+        n_prefix=int(getattr(net, "num_prefix_tokens", by_class_token)),
         channels_last=getattr(net, "output_fmt", "NCHW") == "NHWC",
     )
 

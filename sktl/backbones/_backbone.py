@@ -193,7 +193,7 @@ class Backbone:
         tokens: list[str] = []
         for path, shape in fired:
             if len(shape) == 4:
-                by_size[self._resolution(shape)] = path
+                by_size[shape[1:3] if self._anatomy.is_channels_last(shape) else shape[2:]] = path
             elif len(shape) == 3 and re.search(r"\d$", path):
                 tokens.append(path)
         found = dict.fromkeys([*by_size.values(), *tokens, self._anatomy.bottleneck])
@@ -250,16 +250,11 @@ class Backbone:
         )
 
     def fingerprint(self, layer: Layer) -> str:
-        """Identify what the network computes at a layer.
+        """Identify what the network computes at a layer, whatever it is called.
 
-        For a network of a library it is made of its name and the digest of its weights: networks
-        that differ in their activations or their padding hold the same tensors. For any other,
-        whose code and tensors may change under an unchanged name, it is made of the tensors as
-        they are now and of the layer's response to a fixed random picture.
+        Made of the tensors as they are now, and of the layer's response to a fixed random picture:
+        networks that differ only in their activations or padding hold the same tensors.
         """
-        if self.spec.source in ("torchvision", "timm", "packaged"):
-            text = f"{self.spec.source} {self.spec.name} {self.spec.digest}"
-            return hashlib.sha256(text.encode()).hexdigest()
         size = self.preprocessing.size
         probe = torch.rand((1, 3, size, size), generator=torch.Generator().manual_seed(0))
         network = self.feature_network([layer])
@@ -325,10 +320,6 @@ class Backbone:
         if isinstance(self._whole, TwoPart):
             return path.removeprefix("net.")
         return "bottleneck" if path == "" else path
-
-    def _resolution(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        last = self._anatomy.channels_last and shape[1] == shape[2]
-        return shape[1:3] if last else shape[2:4]
 
     @functools.cached_property
     def _plans(self) -> dict[tuple[Tap, int | None], tuple[Tap, tuple[int, ...]]]:

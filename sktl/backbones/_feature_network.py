@@ -129,7 +129,7 @@ class FeatureNetwork(nn.Module):
         anatomy = self.anatomy
         if tap.is_bottleneck and anatomy.relu_after:
             value = torch.relu(value)
-        if value.ndim == 4 and anatomy.channels_last and value.shape[1] == value.shape[2]:
+        if value.ndim == 4 and anatomy.is_channels_last(value.shape):
             return value.permute(0, 3, 1, 2)  # (N, H, W, C) -> (N, C, H, W)
         if value.ndim != 3:
             return value

@@ -152,10 +152,11 @@ def _class_names(module: nn.Module) -> tuple[str, ...] | None:
 def _check_tag(timm: Any, architecture: str, tag: str) -> None:
     tags = [name.partition(".")[2] for name in timm.list_pretrained(architecture)]
     if not tags or (tag and tag not in tags):
+        known = f"It has the tags {tags}; pass one of them" if tags else "Pass another backbone"
         raise WeightsError(
             f"timm has no pretrained weights {f'{architecture}.{tag}'.strip('.')!r}."
-            f"{suggest(tag, tags)} It has the tags {tags}; pass one of them, the path of a file "
-            "as weights=, or weights=None for random weights"
+            f"{suggest(tag, tags)} {known}, the path of a file as weights=, or weights=None for "
+            "random weights"
         )
 
 

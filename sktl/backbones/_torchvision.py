@@ -6,6 +6,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -62,15 +63,13 @@ def load_torchvision(
             entry, published = _entry_of_file(name, path, digest, tensors)
         module = _build(name, tensors=tensors)
         load_tensors(module, tensors, f"{name} from {path}")
-    spec = BackboneSpec(
-        name,
-        "torchvision",
-        label,
-        digest,
-        _licence(entry) if published else None,
-        preprocessing_of(entry).at_size(getattr(module, "image_size", None)),
-        tuple(entry.meta["categories"]) if published else None,
-    )
+    # A vision transformer works at one size only, which a local file may choose for itself.
+    preprocessing = preprocessing_of(entry).at_size(getattr(module, "image_size", None))
+    spec = BackboneSpec(name, "torchvision", label, digest, preprocessing=preprocessing)
+    if published:
+        classes = entry.meta["categories"]  # None for VGG-16 without a usable classifier
+        classes = None if classes is None else tuple(classes)
+        spec = replace(spec, licence=_licence(entry), class_names=classes)
     return Backbone(module, spec)
 
 

@@ -148,8 +148,8 @@ def read_tensors(path: str | os.PathLike[str]) -> StateDict:
         content = read(path)
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"{path} is damaged, or holds more than tensors: {first_line(error)}. "
-            "Save the weights with torch.save(net.state_dict(), path)"
+            f"{path} is damaged, or holds more than tensors. Save the weights with "
+            "torch.save(net.state_dict(), path)"
         ) from error
     # Damaged files fail in every layer of the formats, with whatever that layer stumbles over.
     except Exception as error:

@@ -15,9 +15,12 @@ from sktl.utils._parameters import suggest
 
 __all__ = ["PICTURE_SUFFIXES", "load_image_folder", "missing_files"]
 
-PICTURE_SUFFIXES = frozenset(
-    ".avif .bmp .gif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()
-)
+# fmt: off
+PICTURE_SUFFIXES = frozenset({
+    ".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg",
+    ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
+})
+# fmt: on
 _SHOWN = 5
 
 
@@ -31,7 +34,8 @@ def load_image_folder(
     """List the pictures of a folder; none is opened.
 
     A folder with sub-folders holds a class in each of them, pictures at any depth below it. A
-    folder with nothing but pictures has no labels.
+    folder with nothing but pictures has no labels. Files and folders whose name begins with a dot
+    do not count; links are followed.
 
     Parameters
     ----------
@@ -61,8 +65,8 @@ def load_image_folder(
     FileNotFoundError
         If the folder, the split file or pictures that it lists are not there.
     ParameterError
-        If there are no pictures, if pictures lie beside class folders, or if a class to exclude
-        does not exist.
+        If there are no pictures, if pictures lie beside class folders, if a class to exclude
+        does not exist, or if the split file lists something else than pictures of the folder.
 
     Examples
     --------
@@ -90,10 +94,13 @@ def load_image_folder(
     if not found:
         raise ParameterError(f"there are no pictures in {root}")
     classes = set() if loose else {_class_of(path) for path in found}
-    unknown = [f"{name!r}.{suggest(name, classes)}" for name in sorted(excluded - classes)]
+    unknown = sorted(excluded - classes)
     if unknown:
-        raise ParameterError(f"exclude: {root} has no class {' It has no class '.join(unknown)}")
-    chosen = found if split_file is None else _read_split(Path(split_file), root)
+        raise ParameterError(
+            f"exclude: {root} has no class {', '.join(map(repr, unknown))}."
+            + "".join(suggest(name, classes) for name in unknown)
+        )
+    chosen = found if split_file is None else _read_split(Path(split_file), root, set(found))
     chosen = [path for path in chosen if _class_of(path) not in excluded]
     if not chosen:
         raise ParameterError(
@@ -157,16 +164,17 @@ def _leads_back(folder: Path) -> bool:
     return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
-def _read_split(split_file: Path, root: Path) -> list[str]:
-    text = split_file.expanduser().read_text(encoding="utf-8-sig")  # Windows may begin it with a BOM
-    chosen = [Path(line.strip()) for line in text.split("\n") if line.strip()]
-    outside = [str(path) for path in chosen if path.is_absolute() or ".." in path.parts]
-    if outside:
-        raise ParameterError(
-            f"{split_file} must list paths relative to {root} and inside it; "
-            f"got {', '.join(outside[:_SHOWN])}"
-        )
+def _read_split(split_file: Path, root: Path, found: set[str]) -> list[str]:
+    # Editors on Windows may put a byte order mark before the first path.
+    text = split_file.expanduser().read_text(encoding="utf-8-sig")
+    chosen = [Path(line.strip()).as_posix() for line in text.split("\n") if line.strip()]
     error = missing_files([root / path for path in chosen], f"{split_file} lists them below {root}")
     if error:
         raise error
-    return [path.as_posix() for path in chosen]
+    others = [path for path in chosen if path not in found]
+    if others:
+        raise ParameterError(
+            f"{split_file} must list pictures inside {root}, by paths relative to it; got "
+            f"{', '.join(others[:_SHOWN])}"
+        )
+    return chosen

@@ -26,7 +26,7 @@ def load_image_table(
     suffix: str = "",
     return_X_y: bool = False,
 ) -> Any:
-    """List the pictures that a table names; none is opened, but each must be there.
+    r"""List the pictures that a table names; none is opened, but each must be there.
 
     Parameters
     ----------
@@ -60,12 +60,18 @@ def load_image_table(
     ParameterError
         If a column does not exist, or labels or names are missing.
 
+    Notes
+    -----
+    Names are text even where they look like numbers, and only an empty cell is a missing value:
+    "NA" and "None" are labels like any other. Labels that are all numbers or all True and False
+    keep that type; all others are strings.
+
     Examples
     --------
     >>> import pathlib, tempfile
     >>> from sktl import load_image_table
     >>> folder = pathlib.Path(tempfile.mkdtemp())
-    >>> _ = (folder / "labels.csv").write_text("id,breed\\n007,boxer\\n1e5,collie\\n")
+    >>> _ = (folder / "labels.csv").write_text("id,breed\n007,boxer\n1e5,collie\n")
     >>> for name in ("007", "1e5"):
     ...     (folder / f"{name}.jpg").touch()
     >>> images, y = load_image_table(folder / "labels.csv", suffix=".jpg", return_X_y=True)
@@ -73,32 +79,38 @@ def load_image_table(
     (['007.jpg', '1e5.jpg'], ['boxer', 'collie'])
     """
     frame, base = _read(table, path_column)
-    columns = [str(column) for column in frame.columns]
-    path_column = _column(columns, path_column or columns[0], "path_column")
+    if len(frame) == 0 or len(frame.columns) == 0:
+        raise ParameterError("the table names no pictures")
+    known = [str(column) for column in frame.columns]
+    columns = frame.set_axis(known, axis=1)
+    names = _column(columns, "path_column", known[0] if path_column is None else path_column)
+    labels = None
     if label_column == "auto":
-        if len(columns) > 2:
+        others = [column for column in known if column != names.name]
+        if len(others) > 1:
             raise ParameterError(
-                f"the table has the columns {columns[:10]}; say which has the labels, as in "
-                f"label_column={columns[1]!r}, or label_column=None for none"
+                f"the table has the columns {known[:10]}; say which has the labels, as in "
+                f"label_column={others[0]!r}, or label_column=None for none"
             )
-        label_column = next((column for column in columns if column != path_column), None)
+        labels = columns[others[0]] if others else None
     elif label_column is not None:
-        label_column = _column(columns, label_column, "label_column")
-    for column in (path_column, label_column):
-        if column is not None and frame[column].isna().any():
-            rows = np.flatnonzero(frame[column].isna())[:5].tolist()
-            raise ParameterError(f"the column {column!r} has no value in the rows {rows}")
+        labels = _column(columns, "label_column", label_column)
+    for column in (names, labels):
+        if column is not None and column.isna().any():
+            rows = np.flatnonzero(column.isna())[:5].tolist()
+            raise ParameterError(f"the column {column.name!r} has no value in the rows {rows}")
     folder = Path(folder).expanduser() if folder is not None else base
-    paths = [folder / f"{name}{suffix}" for name in frame[path_column].astype(str)]
-    error = missing_files(paths, _hint(paths))
+    stems = [folder / str(name) for name in names]
+    paths = [f"{stem}{suffix}" for stem in stems]
+    error = missing_files(paths, _hint(stems))
     if error:
         raise error
-    images = np.array([str(path) for path in paths], dtype=object)
-    target = None if label_column is None else _labels(frame[label_column])
+    images = np.array(paths, dtype=object)
+    target = None if labels is None else _labels(labels)
     if return_X_y:
         return images, target
-    names = None if target is None else np.unique(target).tolist()
-    return Bunch(images=images, target=target, target_names=names, frame=frame)
+    target_names = None if target is None else np.unique(target).tolist()
+    return Bunch(images=images, target=target, target_names=target_names, frame=frame)
 
 
 def _read(
@@ -107,33 +119,37 @@ def _read(
     if isinstance(table, pd.DataFrame):
         return table, Path()
     path = Path(table).expanduser()
-    header = pd.read_csv(path, nrows=0).columns
-    if len(header) == 0:
-        raise ParameterError(f"{path} has no columns")
+    try:
+        header = pd.read_csv(path, nrows=0).columns
+    except pd.errors.EmptyDataError:
+        return pd.DataFrame(), path.parent
     # Names are text even where they look like numbers: 007 is not 7, and 1e5 is not 100000.0.
     names = path_column if path_column in header else header[0]
-    return pd.read_csv(path, dtype={names: str}, keep_default_na=True), path.parent
+    frame = pd.read_csv(path, dtype={names: str}, keep_default_na=False, na_values=[""])
+    return frame, path.parent
 
 
-def _column(columns: list[str], name: str, parameter: str) -> str:
-    if name not in columns:
+def _column(columns: pd.DataFrame, parameter: str, name: Any) -> pd.Series[Any]:
+    known = [str(column) for column in columns]
+    if str(name) not in known:
         raise ParameterError(
-            f"{parameter}: the table has no column {name!r}.{suggest(name, columns)} "
-            f"It has {columns[:10]}"
+            f"{parameter}: the table has no column {str(name)!r}.{suggest(name, known)} "
+            f"It has {known[:10]}"
         )
-    return name
+    return columns[str(name)]
 
 
 def _labels(column: pd.Series[Any]) -> np.ndarray[Any, Any]:
+    column = column.infer_objects()
     if column.dtype.kind in "biuf":
-        return column.to_numpy()
+        return np.array(column)
     return np.array([str(label) for label in column])
 
 
-def _hint(paths: list[Path]) -> str:
+def _hint(stems: list[Path]) -> str:
     """The likely remedy, if one of a few usual ones would find the first picture."""
-    first = paths[0]
     for suffix in sorted(PICTURE_SUFFIXES):
-        if first.with_name(first.name + suffix).is_file():
-            return f"With suffix={suffix!r} they would be"
+        for candidate in (suffix, suffix.upper()):
+            if Path(f"{stems[0]}{candidate}").is_file():
+                return f"With suffix={candidate!r} they would be"
     return "Check folder= and suffix="

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, cast
@@ -13,17 +14,17 @@ import joblib
 import numpy as np
 import numpy.typing as npt
 import torch
-from tqdm.auto import tqdm
 
-from sktl.backbones import Backbone, Preprocessing, load_backbone
+from sktl.backbones import Preprocessing
 from sktl.engine._fuse import fuse
+from sktl.engine._network import Network
 from sktl.engine._prepare import Crops, n_crops, prepare
 from sktl.exceptions import BadImage
 from sktl.images import ImageCollection
 from sktl.images._decode import BadImageError
 from sktl.nn.pooling import Pooling, pool
 
-__all__ = ["Batch", "Precision", "Recipe", "extract"]
+__all__ = ["Batch", "Precision", "Recipe", "chunk_size", "extract"]
 
 Precision = Literal["auto", "exact"]
 Array = npt.NDArray[np.float32]
@@ -65,102 +66,110 @@ class Batch(NamedTuple):
 
 def extract(
     images: ImageCollection,
-    backbone: Backbone,
+    network: Network,
     recipe: Recipe,
+    chunks: Iterable[Sequence[int]],
     *,
+    n_images: int,
     batch_size: int = 64,
     device: torch.device | None = None,
     n_jobs: int | None = None,
-    progress: bool = False,
 ) -> Iterator[Batch]:
     """Forward pictures through a network, batch by batch.
 
     Parameters
     ----------
-    images : ImageCollection of length n
+    images : ImageCollection
         The pictures.
-    backbone : Backbone
+    network : Network
         The network.
     recipe : Recipe
         What to compute.
+    chunks : iterable of sequences of int
+        Positions of the pictures that are wanted, `chunk_size` of them at a time; asked for the
+        next ones only shortly before these are decoded.
+    n_images : int
+        How many pictures the chunks will have in all, at most.
     batch_size : int, default=64
         Pictures in memory and on the device at once. It does not change the result.
     device : torch.device, default=None
         Where to compute; the CPU by default.
     n_jobs : int, default=None
-        Shards computed in parallel through joblib, whose active backend is used.
-    progress : bool, default=False
-        Show a progress bar if the work takes more than three seconds.
+        Chunks computed in parallel through joblib, whose active backend is used.
 
     Yields
     ------
     batch : Batch
-        In the order of `images`.
+        In the order of the chunks.
     """
     device = device or torch.device("cpu")
-    n_workers = min(joblib.effective_n_jobs(n_jobs), -(-len(images) // batch_size))
-    with tqdm(total=len(images), unit="image", delay=3, disable=not progress) as bar:
-        if n_workers <= 1:
-            batches = _extract_shard(images, backbone, recipe, batch_size, device)
-        else:
-            batches = _extract_shards(images, backbone, recipe, batch_size, device, n_jobs)
-        for batch in batches:
-            yield batch
-            bar.update(len(batch.positions) + len(batch.bad))
+    chunks = iter(chunks)
+    some = next(chunks, None)
+    if some is None:
+        return
+    chunks = itertools.chain([some], chunks)
+    if n_workers(n_images, batch_size, n_jobs) <= 1:
+        yield from _forward_chunks(images, network, recipe, chunks, n_images, device)
+        return
+    sent: deque[Sequence[int]] = deque()
 
+    def tasks() -> Iterator[Any]:
+        for chunk in chunks:
+            sent.append(chunk)
+            yield joblib.delayed(_work)(images[chunk], network, recipe, batch_size, device)
 
-def _extract_shards(
-    images: ImageCollection,
-    backbone: Backbone,
-    recipe: Recipe,
-    batch_size: int,
-    device: torch.device,
-    n_jobs: int | None,
-) -> Iterator[Batch]:
-    """Shards of a few batches each, so that finished work comes back early and evenly."""
-    n_workers = joblib.effective_n_jobs(n_jobs)
-    step = min(-(-len(images) // n_workers), 8 * batch_size)
-    reference = _reference(backbone)
-    starts = range(0, len(images), step)
-    results = joblib.Parallel(n_jobs=n_jobs, return_as="generator")(
-        joblib.delayed(_shard)(images[start : start + step], reference, recipe, batch_size, device)
-        for start in starts
-    )
-    for start, batches in zip(starts, results, strict=True):
+    for batches in joblib.Parallel(n_jobs=n_jobs, return_as="generator")(tasks()):
+        chunk = sent.popleft()
         for positions, layers, bad in batches:
-            moved = [replace(failure, index=failure.index + start) for failure in bad]
-            yield Batch([start + i for i in positions], layers, moved)
+            moved = [replace(failure, index=int(chunk[failure.index])) for failure in bad]
+            yield Batch([chunk[i] for i in positions], layers, moved)
 
 
-def _shard(images: ImageCollection, *arguments: Any) -> list[Batch]:
-    return list(_extract_shard(images, *arguments))
+def n_workers(n_images: int, batch_size: int, n_jobs: int | None) -> int:
+    """Processes that are worth starting: none of them should have less than a batch to do."""
+    return int(min(joblib.effective_n_jobs(n_jobs), -(-n_images // batch_size)))
 
 
-def _reference(backbone: Backbone) -> Backbone | tuple[str, str | None]:
-    """What a worker needs to get the same network: its name, or itself where no name serves."""
-    spec = backbone.spec
-    if spec.source in ("registered", "module") or spec.weights is None:
-        return backbone
-    return spec.name, spec.weights
+def chunk_size(recipe: Recipe, n_images: int, batch_size: int, n_jobs: int | None) -> int:
+    """Pictures that are handed out at once.
+
+    A worker process gets several batches, so that the network is made ready for them once.
+    """
+    pictures = max(1, batch_size // n_crops(recipe.crops))
+    workers = n_workers(n_images, batch_size, n_jobs)
+    return pictures if workers <= 1 else min(-(-n_images // workers), 8 * pictures)
 
 
-def _extract_shard(
+def _work(
     images: ImageCollection,
-    backbone: Backbone | tuple[str, str | None],
+    network: Network,
     recipe: Recipe,
     batch_size: int,
     device: torch.device,
+) -> list[Batch]:
+    """What a worker does with the pictures that it was sent."""
+    step = chunk_size(recipe, len(images), batch_size, 1)
+    chunks = (range(len(images))[start : start + step] for start in range(0, len(images), step))
+    return list(_forward_chunks(images, network, recipe, chunks, len(images), device))
+
+
+def _forward_chunks(
+    images: ImageCollection,
+    network: Network,
+    recipe: Recipe,
+    chunks: Iterable[Sequence[int]],
+    n_images: int,
+    device: torch.device,
 ) -> Iterator[Batch]:
-    if isinstance(backbone, tuple):
-        backbone = load_backbone(*backbone)
+    backbone = network.load()
     preprocessing = backbone.preprocessing.at_size(recipe.image_size)
     exact = recipe.precision == "exact"
-    network = backbone.feature_network(recipe.layers, device=device, channels_last=not exact)
-    if not exact and len(images) >= _WORTH_FUSING:
-        fuse(network, preprocessing.size)
-    forward = _Forward(network, preprocessing, recipe, device)
+    layers = backbone.feature_network(recipe.layers, device=device, channels_last=not exact)
+    if not exact and n_images >= _WORTH_FUSING:
+        fuse(layers, preprocessing.size)
+    forward = _Forward(layers, preprocessing, recipe, device)
     with _arithmetic(device, exact):
-        for positions, pixels, bad in _decoded(images, preprocessing, recipe, batch_size):
+        for positions, pixels, bad in _decoded(images, preprocessing, recipe, chunks):
             yield Batch(positions, forward(pixels) if positions else [], bad)
 
 
@@ -205,9 +214,12 @@ class _Forward:
 
 
 def _decoded(
-    images: ImageCollection, preprocessing: Preprocessing, recipe: Recipe, batch_size: int
+    images: ImageCollection,
+    preprocessing: Preprocessing,
+    recipe: Recipe,
+    chunks: Iterable[Sequence[int]],
 ) -> Iterator[tuple[list[int], npt.NDArray[np.uint8], list[BadImage]]]:
-    """Batches of (positions, pixels, bad pictures), decoded by threads two batches ahead."""
+    """Chunks as (positions, pixels, bad pictures), decoded by threads two chunks ahead."""
 
     def decode(i: int) -> npt.NDArray[np.uint8] | BadImage:
         try:
@@ -217,20 +229,18 @@ def _decoded(
         return prepare(image, preprocessing, recipe.crops)
 
     def collect(
-        start: int, futures: Sequence[Future[Any]]
+        chunk: Sequence[int], futures: Sequence[Future[Any]]
     ) -> tuple[list[int], npt.NDArray[np.uint8], list[BadImage]]:
         results = [future.result() for future in futures]
-        good = [start + k for k, r in enumerate(results) if not isinstance(r, BadImage)]
+        good = [i for i, r in zip(chunk, results, strict=True) if not isinstance(r, BadImage)]
         pixels = [r for r in results if not isinstance(r, BadImage)]
         bad = [r for r in results if isinstance(r, BadImage)]
         return good, np.stack(pixels) if pixels else np.empty(0, np.uint8), bad
 
-    step = max(1, batch_size // n_crops(recipe.crops))
-    waiting: deque[tuple[int, list[Future[Any]]]] = deque()
-    with ThreadPoolExecutor(joblib.cpu_count()) as pool_of_threads:
-        for start in range(0, len(images), step):
-            stop = min(start + step, len(images))
-            waiting.append((start, [pool_of_threads.submit(decode, i) for i in range(start, stop)]))
+    waiting: deque[tuple[Sequence[int], list[Future[Any]]]] = deque()
+    with ThreadPoolExecutor(joblib.cpu_count()) as threads:
+        for chunk in chunks:
+            waiting.append((chunk, [threads.submit(decode, int(i)) for i in chunk]))
             if len(waiting) > 2:
                 yield collect(*waiting.popleft())
         while waiting:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+import time
+import uuid
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from tqdm.auto import tqdm
 
-from sktl.engine._extract import Recipe, extract
+from sktl.engine._extract import Recipe, chunk_size, extract
 from sktl.engine._store import FeatureStore, StoredLayer
 from sktl.exceptions import BadImage, ImageDecodeError
 from sktl.images import ImageCollection
@@ -21,6 +24,8 @@ from sktl.images._digest import digest_bytes, digest_picture
 from sktl.nn.pooling import pooled_shape
 
 if TYPE_CHECKING:
+    import torch
+
     from sktl.engine._network import Network
 
 __all__ = ["compute_features"]
@@ -29,6 +34,8 @@ Array = npt.NDArray[np.float32]
 
 # Changes whenever the same recipe starts to give other numbers, so that stored ones are not used.
 _GENERATION = 1
+# How long to wait for other processes before looking again.
+_POLL_S = 0.05
 
 
 def compute_features(
@@ -37,8 +44,11 @@ def compute_features(
     recipe: Recipe,
     store: FeatureStore | None,
     *,
+    batch_size: int = 64,
+    device: torch.device | None = None,
+    n_jobs: int | None = None,
+    progress: bool = False,
     raise_early: bool = True,
-    **how: Any,
 ) -> tuple[list[Array], list[BadImage]]:
     """Collect layers of a network for pictures, from the store or by forwarding them.
 
@@ -51,11 +61,14 @@ def compute_features(
     recipe : Recipe
         What to compute.
     store : FeatureStore or None
-        Where features are found and kept, batch by batch.
+        Where features are found and kept, batch by batch. Processes that want the same pictures
+        at the same time share the work through it.
+    batch_size, device, n_jobs
+        As in :func:`extract`.
+    progress : bool, default=False
+        Show a progress bar if the work takes more than three seconds.
     raise_early : bool, default=True
         Whether bad headers are an error before any work.
-    **how : dict
-        `batch_size`, `device`, `n_jobs` and `progress` of :func:`extract`.
 
     Returns
     -------
@@ -72,33 +85,105 @@ def compute_features(
     digests = [None] * len(images) if store is None else _digests(images, store)
     first, inverse = _unique(digests)
     distinct = images[first]
-    missing, layers, stored = np.ones(len(first), dtype=bool), [], []
-    for layer in recipe.layers:
-        shape = pooled_shape(network.shape(layer, recipe.image_size), recipe.pooling)
-        layers.append(np.full((len(first), *shape), np.nan, np.float32))
-    if store is not None:
-        pictures = [digests[i] for i in first]
-        stored = [_stored_layer(network, recipe, layer, images) for layer in recipe.layers]
-        hits = [store.fill(s, pictures, rows) for s, rows in zip(stored, layers, strict=True)]
-        missing = ~np.all(hits, axis=0)
+    shelf = _Shelf(images, [digests[i] for i in first], network, recipe, store)
 
-    bad = distinct.check(np.flatnonzero(missing).tolist())
+    bad = distinct.check(shelf.look_up([]))
     if bad and raise_early:
         raise ImageDecodeError(_of_all(bad, inverse), len(images))
-    missing[[failure.index for failure in bad]] = False
-
-    wanted = np.flatnonzero(missing)
-    if len(wanted):
-        for batch in extract(distinct[wanted], network.load(), recipe, **how):
-            done = wanted[batch.positions]
-            bad += [replace(failure, index=int(wanted[failure.index])) for failure in batch.bad]
-            for number, rows in enumerate(batch.layers):
-                if store is not None:
-                    rows = store.put(stored[number], [pictures[i] for i in done], rows)
-                layers[number][done] = rows
+    wanted = shelf.look_up(bad)
+    with shelf, tqdm(total=len(wanted), unit="image", delay=3, disable=not progress) as bar:
+        while wanted:
+            chunks = shelf.claim(wanted, chunk_size(recipe, len(wanted), batch_size, n_jobs))
+            for batch in extract(
+                distinct,
+                network,
+                recipe,
+                chunks,
+                n_images=len(wanted),
+                batch_size=batch_size,
+                device=device,
+                n_jobs=n_jobs,
+            ):
+                shelf.put(batch.positions, batch.layers)
+                bad += batch.bad
+                bar.update(len(batch.positions) + len(batch.bad))
+            wanted = shelf.look_up(bad)
+            bar.update(bar.total - len(wanted) - bar.n)
+    layers = shelf.layers
     if len(first) < len(images):
         layers = [rows[inverse] for rows in layers]
     return layers, _of_all(bad, inverse)
+
+
+class _Shelf:
+    """Rows of distinct pictures: found in the store, or computed and put there."""
+
+    def __init__(
+        self,
+        images: ImageCollection,
+        pictures: list[bytes | None],
+        network: Network,
+        recipe: Recipe,
+        store: FeatureStore | None,
+    ) -> None:
+        self.pictures, self.store = pictures, store
+        self.there = np.zeros(len(pictures), dtype=bool)
+        self.owner = f"{os.getpid()}-{uuid.uuid4().hex}"
+        self.layers: list[Array] = []
+        self.names: list[StoredLayer] = []
+        for layer in recipe.layers:
+            shape = pooled_shape(network.shape(layer, recipe.image_size), recipe.pooling)
+            self.layers.append(np.full((len(pictures), *shape), np.nan, np.float32))
+            if store is not None:
+                self.names.append(_stored_layer(network, recipe, layer, images))
+
+    def __enter__(self) -> _Shelf:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.store is not None:
+            self.store.release(self.owner)
+
+    def look_up(self, bad: list[BadImage]) -> list[int]:
+        """Fetch what the store has by now; give the positions still missing, but for the bad."""
+        missing = np.flatnonzero(~self.there)
+        if self.store is not None and len(missing):
+            found = np.ones(len(missing), dtype=bool)
+            for name, rows in zip(self.names, self.layers, strict=True):
+                fetched = np.empty((len(missing), *rows.shape[1:]), np.float32)
+                hits = self.store.fill(name, [self.pictures[i] for i in missing], fetched)
+                rows[missing[hits]] = fetched[hits]
+                found &= hits
+            self.there[missing[found]] = True
+        hopeless = {failure.index for failure in bad}
+        return [i for i in np.flatnonzero(~self.there).tolist() if i not in hopeless]
+
+    def claim(self, wanted: list[int], n: int) -> Iterator[list[int]]:
+        """Hand out positions that no other process works on; wait if others work on them all."""
+        handed_out = False
+        while wanted:
+            if self.store is None:
+                mine = wanted[:n]
+            else:
+                pictures = [self.pictures[i] for i in wanted]
+                mine = [wanted[i] for i in self.store.claim(self.names, pictures, n, self.owner)]
+            if not mine:
+                if not handed_out:
+                    time.sleep(_POLL_S)
+                return
+            handed_out = True
+            yield mine
+            taken = set(mine)
+            wanted = [i for i in wanted if i not in taken]
+
+    def put(self, positions: list[int], layers: list[Array]) -> None:
+        """Keep computed rows, as they will come back from the store."""
+        for number, rows in enumerate(layers):
+            if self.store is not None:
+                pictures = [self.pictures[i] for i in positions]
+                rows = self.store.put(self.names[number], pictures, rows)
+            self.layers[number][positions] = rows
+        self.there[positions] = True
 
 
 def _digests(images: ImageCollection, store: FeatureStore) -> list[bytes | None]:

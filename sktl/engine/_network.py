@@ -37,6 +37,15 @@ class Network:
         self._known: dict[str, Any] = known or {}
         self._loaded: Backbone | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For a worker process: a name where one serves, else the network itself."""
+        state = {**self.__dict__, "_store": None}
+        if self._alias:
+            state["_loaded"] = None
+        else:
+            state["_loaded"] = state["_backbone"] = self.load()
+        return state
+
     def load(self) -> Backbone:
         """The backbone itself."""
         if self._loaded is None:
@@ -68,8 +77,14 @@ class Network:
         return str(self._fact(f"name {layer!r}", lambda b: b.layer_name(layer)))
 
     def fingerprint(self, layer: Layer) -> str:
-        """What identifies the numbers of a layer; see :meth:`Backbone.fingerprint`."""
-        return str(self._fact(f"fingerprint {layer!r}", lambda b: b.fingerprint(layer)))
+        """What identifies the numbers of a layer.
+
+        Source, name and digest of the weights, for a network that is known by its name. The code
+        and tensors of any other may change under one name: see :meth:`Backbone.fingerprint`.
+        """
+        if self._alias:
+            return f"{self.spec.source} {self.spec.name} {self.spec.digest}"
+        return self.load().fingerprint(layer)
 
     def _fact(self, name: str, find: Any) -> Any:
         if name not in self._known:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sqlite3
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +20,7 @@ import platformdirs
 
 from sktl.engine._database import Database, ForeignFileError, MemoryDatabase
 from sktl.exceptions import ParameterError, StoreWarning
-from sktl.images._digest import digest_file
+from sktl.images._digest import digest_bytes, digest_file
 
 __all__ = ["FeatureStore", "StoredLayer", "default_store_path", "resolve_store"]
 
@@ -198,6 +200,66 @@ class FeatureStore:
         self._attempt(write, None)
         return values.astype(np.float32, copy=False)
 
+    def claim(
+        self,
+        layers: Sequence[StoredLayer],
+        pictures: Sequence[bytes | None],
+        n: int,
+        owner: str,
+    ) -> list[int]:
+        """Take some pictures to be forwarded, so that no other process forwards them too.
+
+        Parameters
+        ----------
+        layers : sequence of StoredLayer
+            What will be computed.
+        pictures : sequence of bytes or None
+            Content digests.
+        n : int
+            How many at most.
+        owner : str
+            Who takes them; begins with the process id, so that the claims of the dead are void.
+
+        Returns
+        -------
+        positions : list of int
+            Places in `pictures` that are neither stored nor taken by another; None is always free.
+        """
+        work = self._work(layers)
+
+        def take(db: sqlite3.Connection) -> list[int]:
+            db.execute("BEGIN IMMEDIATE")
+            with db:
+                others = db.execute("SELECT DISTINCT owner FROM claims").fetchall()
+                dead = [row for row in others if not _is_alive(int(row[0].partition("-")[0]))]
+                db.executemany("DELETE FROM claims WHERE owner = ?", dead)
+                taken = {row[0] for row in db.execute("SELECT picture FROM claims")}
+                untaken = (i for i, p in enumerate(pictures) if p is None or work + p not in taken)
+                free: list[int] = []
+                while len(free) < n and (some := list(itertools.islice(untaken, n))):
+                    there = [
+                        self._stored(db, layer, [pictures[i] for i in some]) for layer in layers
+                    ]
+                    free += [i for i in some if not all(pictures[i] in found for found in there)]
+                free = free[:n]
+                db.executemany(
+                    "INSERT OR IGNORE INTO claims VALUES (?, ?)",
+                    [(work + p, owner) for p in (pictures[i] for i in free) if p is not None],
+                )
+            return free
+
+        everything = list(range(min(n, len(pictures))))
+        return self._attempt(take, everything)  # type: ignore[no-any-return]
+
+    def release(self, owner: str) -> None:
+        """Give back what `owner` has claimed."""
+
+        def give_back(db: sqlite3.Connection) -> None:
+            with db:
+                db.execute("DELETE FROM claims WHERE owner = ?", [owner])
+
+        self._attempt(give_back, None, create=False)
+
     def digests(self, paths: Sequence[str]) -> list[bytes | None]:
         """Content digests of files, read again only if size, time or inode have changed.
 
@@ -327,6 +389,22 @@ class FeatureStore:
 
         self._attempt(delete, None, create=False)
 
+    def _work(self, layers: Sequence[StoredLayer]) -> bytes:
+        return digest_bytes(b" ".join(self._key(layer) for layer in layers), "claim")
+
+    def _stored(
+        self, db: sqlite3.Connection, layer: StoredLayer, pictures: Sequence[bytes | None]
+    ) -> set[bytes]:
+        marks = ",".join("?" * len(pictures))
+        return {
+            row[0]
+            for row in db.execute(
+                "SELECT picture FROM features JOIN layers ON layer = layers.id "
+                f"WHERE key = ? AND picture IN ({marks})",
+                [self._key(layer), *pictures],
+            )
+        }
+
     def _key(self, layer: StoredLayer) -> bytes:
         return layer.key if self.dtype == "float32" else layer.key + self.dtype.encode()
 
@@ -426,3 +504,20 @@ def resolve_store(store: Any) -> FeatureStore | None:
 
 def _chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
     return (items[i : i + _CHUNK] for i in range(0, len(items), _CHUNK))
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether the process exists."""
+    if sys.platform == "win32":
+        import ctypes
+
+        # os.kill would end it there. 0x1000: the right to ask, and no more.
+        handle = ctypes.windll.kernel32.OpenProcess(0x1000, False, pid)
+        return bool(handle and ctypes.windll.kernel32.CloseHandle(handle))
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -267,8 +267,8 @@ def lay_on(image: Image.Image, background: RGB) -> Image.Image:
 def _narrow(image: Image.Image) -> Image.Image:
     """Gray of 16 or 32 bits or float, to 8 bits by its nominal range (Pillow itself would clip)."""
     samples = np.asarray(image)
-    white = 65535.0 if image.mode.startswith("I;16") else _nominal_white(samples)
-    gray = Image.fromarray(np.round(samples.astype(np.float64) * (255.0 / white)).astype(np.uint8))
+    scaled = samples.astype(np.float64) * (255.0 / _nominal_white(samples))
+    gray = Image.fromarray(np.round(scaled).astype(np.uint8))
     see_through = image.info.get("transparency")  # the one gray value that PNG may name
     if isinstance(see_through, int):
         gray.putalpha(Image.fromarray(np.where(samples == see_through, 0, 255).astype(np.uint8)))

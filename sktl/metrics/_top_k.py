@@ -71,7 +71,8 @@ def top_k_accuracy(
         raise ParameterError("y_score has NaN: the scores of some samples cannot be ranked")
     ranked = np.argsort(-y_score, axis=1, kind="stable")[:, :k]
     hit = (classes[ranked] == y_true[:, None]).any(axis=1)
-    return float(np.average(hit, weights=sample_weight))
+    weights = None if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
+    return float(np.average(hit, weights=weights))
 
 
 def make_top_k_scorer(k: int = 5) -> CachingScorer:
@@ -113,6 +114,6 @@ def make_top_k_scorer(k: int = 5) -> CachingScorer:
 
 
 def _check_k(k: Any) -> int:
-    if not isinstance(k, numbers.Integral) or isinstance(k, bool) or k < 1:
+    if isinstance(k, bool) or not isinstance(k, numbers.Integral) or k < 1:
         raise ParameterError(f"k must be an integer of at least 1; got {k!r}")
     return int(k)

@@ -1,6 +1,8 @@
 """Nothing is forwarded twice, and nothing stored is mistaken for something else."""
 
 import io
+import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
@@ -215,3 +217,45 @@ def test_several_shards_give_what_one_gives(store):
     sharded = CNNFeatures(backbone(), store=store, n_jobs=2, batch_size=2).transform(X)
     np.testing.assert_allclose(sharded, expected, rtol=1e-5, atol=1e-6)
     assert store.info().loc[0, "rows"] == 21
+
+
+SCRIPT = """
+import sys, time
+import numpy as np
+from sktl import CNNFeatures
+from sktl.engine._extract import _Forward
+
+forward, counts = _Forward.__call__, []
+
+def count(self, pixels):
+    counts.append(len(pixels))
+    time.sleep(0.02)
+    return forward(self, pixels)
+
+_Forward.__call__ = count
+X = np.random.default_rng(0).integers(0, 256, (200, 40, 40, 3), dtype=np.uint8)
+features = CNNFeatures("resnet18", weights=None, image_size=32, batch_size=4, store=sys.argv[1])
+print(sum(counts), float(features.transform(X).sum()), sum(counts))
+"""
+
+
+def test_two_processes_at_once_forward_each_picture_once(tmp_path):
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "store")]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [process.communicate(timeout=200)[0].split() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert sum(int(count) for _, _, count in outputs) == 200
+    assert outputs[0][1] == outputs[1][1]
+
+
+def test_a_grid_search_in_two_processes_fills_the_store_once(store):
+    X, y = pictures(), np.arange(20) % 2
+    model = Pipeline(
+        [("feat", CNNFeatures(backbone(), store=store)), ("clf", LogisticRegression())]
+    )
+    search = GridSearchCV(model, {"clf__C": [0.1, 1.0, 10.0]}, cv=4, n_jobs=2).fit(X, y)
+    alone = GridSearchCV(model, {"clf__C": [0.1, 1.0, 10.0]}, cv=4).fit(X, y)
+    np.testing.assert_allclose(
+        search.cv_results_["mean_test_score"], alone.cv_results_["mean_test_score"]
+    )
+    assert store.info()["rows"].tolist() == [20]
