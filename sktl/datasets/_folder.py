@@ -43,7 +43,7 @@ def load_image_folder(
         The folder.
     split_file : str or Path, default=None
         A text file with one path a line, relative to `root`, such as a list of training pictures.
-        Only those are loaded, in that order.
+        Only those are loaded, in that order, whatever their suffixes.
     exclude : str or iterable of str, default=()
         Classes to leave out, such as Caltech-101's ``"BACKGROUND_Google"``.
     return_X_y : bool, default=False
@@ -56,7 +56,7 @@ def load_image_folder(
           name, or in the order of `split_file`;
         - target : ndarray of shape (n_images,), dtype str: class names; None without classes;
         - target_names : list of str, sorted; None without classes;
-        - ignored : list of str: files that were left out because their suffix is not a picture's.
+        - ignored : list of str, sorted: files left out because their suffix is not a picture's.
     (images, target) : tuple
         If `return_X_y` is True.
 
@@ -66,7 +66,7 @@ def load_image_folder(
         If the folder, the split file or pictures that it lists are not there.
     ParameterError
         If there are no pictures, if pictures lie beside class folders, if a class to exclude
-        does not exist, or if the split file lists something else than pictures of the folder.
+        does not exist, or if the split file lists files outside the folder or beside its classes.
 
     Examples
     --------
@@ -100,7 +100,9 @@ def load_image_folder(
             f"exclude: {root} has no class {', '.join(map(repr, unknown))}."
             + "".join(suggest(name, classes) for name in unknown)
         )
-    chosen = found if split_file is None else _read_split(Path(split_file), root, set(found))
+    chosen = found
+    if split_file is not None:
+        chosen = _read_split(Path(split_file), root, in_classes=not loose)
     chosen = [path for path in chosen if _class_of(path) not in excluded]
     if not chosen:
         raise ParameterError(
@@ -114,7 +116,7 @@ def load_image_folder(
         images=images,
         target=target,
         target_names=None if target is None else sorted(set(target.tolist())),
-        ignored=ignored,
+        ignored=sorted(set(ignored) - set(images)),
     )
 
 
@@ -164,17 +166,21 @@ def _leads_back(folder: Path) -> bool:
     return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
-def _read_split(split_file: Path, root: Path, found: set[str]) -> list[str]:
+def _read_split(split_file: Path, root: Path, *, in_classes: bool) -> list[str]:
     # Editors on Windows may put a byte order mark before the first path.
     text = split_file.expanduser().read_text(encoding="utf-8-sig")
-    chosen = [Path(line.strip()).as_posix() for line in text.split("\n") if line.strip()]
+    chosen = [Path(line.strip()) for line in text.split("\n") if line.strip()]
+    outside = [
+        str(path)
+        for path in chosen
+        if path.is_absolute() or ".." in path.parts or (in_classes and len(path.parts) == 1)
+    ]
+    if outside:
+        raise ParameterError(
+            f"{split_file} must list paths relative to {root}, inside its class folders if it has "
+            f"any; got {', '.join(outside[:_SHOWN])}"
+        )
     error = missing_files([root / path for path in chosen], f"{split_file} lists them below {root}")
     if error:
         raise error
-    others = [path for path in chosen if path not in found]
-    if others:
-        raise ParameterError(
-            f"{split_file} must list pictures inside {root}, by paths relative to it; got "
-            f"{', '.join(others[:_SHOWN])}"
-        )
-    return chosen
+    return [path.as_posix() for path in chosen]
