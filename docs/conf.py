@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -31,11 +32,14 @@ extensions = [
 templates_path = ["_templates"]
 exclude_patterns = ["_build", "changes", "gallery_header.rst"]
 default_role = "literal"
+smartquotes = False
 
 autodoc_typehints = "none"  # the docstrings say more
 autodoc_member_order = "bysource"
+toc_object_entries_show_parents = "hide"
 numpydoc_show_class_members = False  # the class template lists them
 myst_heading_anchors = 3
+highlight_options = {"python": {"stripnl": True}}  # doctests in Markdown end in an empty line
 
 html_theme = "pydata_sphinx_theme"
 html_title = "sktl"
@@ -44,7 +48,7 @@ html_sidebars = {"**": []}
 html_theme_options = {
     "footer_end": [],
     "footer_start": ["copyright"],
-    "header_links_before_dropdown": 8,
+    "header_links_before_dropdown": 4,
     "logo": {"text": "sktl"},
     "navigation_with_keys": False,
     "show_toc_level": 2,
@@ -70,17 +74,11 @@ class ImageChecks(SphinxDirective):
     """The table of the checks that estimators of pictures pass, read from the code."""
 
     def run(self):
-        rows = [["Check", "Applies to", "Meaning"]]
+        names = {None: "all", "transform": "transformers", "predict": "classifiers"}
+        lines = ["| check | applies to | meaning |", "|---|---|---|"]
         for needed, check in estimator_checks._CHECKS:
-            applies = {
-                None: "all",
-                "transform": "transformers",
-                "predict": "classifiers",
-            }.get(needed, f"those with `{needed}`")
-            rows.append([f"`{check.__name__}`", applies, inspect.getdoc(check)])
-        lines = [".. list-table::", "   :header-rows: 1", "   :widths: 32 14 54", ""]
-        for row in rows:
-            lines += [f"   {'*' if cell is row[0] else ' '} - {cell}" for cell in row]
+            applies = names.get(needed, f"those with `{needed}`")
+            lines.append(f"| `{check.__name__}` | {applies} | {inspect.getdoc(check)} |")
         node = nodes.container()
         self.state.nested_parse(StringList(lines, "image-checks"), 0, node)
         return node.children
@@ -96,6 +94,11 @@ def find_top_level_name(app, env, node, contnode):
     )
 
 
+def escape_fitted_attributes(app, what, name, obj, options, lines):
+    """In the type of a return value, `(n_features_,)` would be taken for a reference."""
+    lines[:] = [re.sub(r"(of shape \([^)]*\w)_(?=[,)])", r"\1\\_", line) for line in lines]
+
+
 def check_that_all_is_documented(app, env):
     documented = env.get_domain("py").objects
     for package in [*sktl._PACKAGES, "utils.estimator_checks"]:
@@ -107,5 +110,6 @@ def check_that_all_is_documented(app, env):
 
 def setup(app):
     app.add_directive("image-checks", ImageChecks)
+    app.connect("autodoc-process-docstring", escape_fitted_attributes)
     app.connect("missing-reference", find_top_level_name)
     app.connect("env-check-consistency", check_that_all_is_documented)

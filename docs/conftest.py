@@ -1,4 +1,6 @@
-"""For the doctests in these pages: a feature store that is not the user's."""
+"""For the doctests in these pages: a feature store and temporary files that leave no trace."""
+
+import tempfile
 
 import pytest
 
@@ -10,4 +12,5 @@ collect_ignore_glob = ["conf.py", "_build/*", "api/*", "auto_examples/*", "galle
 def store(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SKTL_CACHE", str(tmp_path_factory.mktemp("store")))
+        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("files")))
         yield

@@ -47,7 +47,8 @@ def test_the_default_network_recognises_photographs():
 def test_penultimate_of_a_network_without_hidden_layers_is_its_bottleneck():
     features = CNNFeatures(image_size=64)
     np.testing.assert_array_equal(
-        features.transform(PHOTOS), clone(features).set_params(layer="penultimate").transform(PHOTOS)
+        features.transform(PHOTOS),
+        clone(features).set_params(layer="penultimate").transform(PHOTOS),
     )
 
 

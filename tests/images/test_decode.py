@@ -322,9 +322,10 @@ def test_orientation_of_16_bit_and_palette_pictures():
 
 
 @pytest.mark.parametrize("exif", [b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01", b"Exif\0\0nonsense"])
-def test_damaged_exif_does_not_lose_the_picture(exif):
-    content = encode(Image.fromarray(RGB), "JPEG", exif=exif)
-    plain = encode(Image.fromarray(RGB), "JPEG")
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_damaged_exif_does_not_lose_the_picture(format, exif):
+    content = encode(Image.fromarray(RGB), format, exif=exif)
+    plain = encode(Image.fromarray(RGB), format)
     np.testing.assert_array_equal(decode_image(content), decode_image(plain))
 
 

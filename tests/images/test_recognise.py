@@ -260,10 +260,12 @@ def test_uint8_rows_keep_the_range_of_their_dtype():
 
 
 def test_values_outside_of_the_range_are_met_in_decoding():
-    images = as_images(np.array([[[0.0, 16]], [[0, 17]]]), value_range=(0, 16))
+    images = as_images(np.array([[[0, 16]], [[0, 17]], [[-1, 16]]]), value_range=(0, 16))
     assert images.decode(0).max() == 255
     with pytest.raises(ImageDecodeError, match=r"values run from 0 to 17, outside of value_range"):
         images.decode(1)
+    with pytest.raises(ImageDecodeError, match=r"from -1 to 16, outside of value_range=\(0, 16\)"):
+        images.decode(2)
 
 
 @pytest.fixture

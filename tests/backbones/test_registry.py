@@ -1,0 +1,275 @@
+import random
+import sys
+import threading
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torchvision import models
+
+from sktl.backbones import (
+    Backbone,
+    Preprocessing,
+    _registry,
+    clear_loaded,
+    list_backbones,
+    load_backbone,
+    register_backbone,
+)
+from sktl.backbones._weights import digest_file, digest_tensors, seeded
+from sktl.exceptions import BackboneNotFoundError, ParameterError, WeightsError
+
+
+def small(seed=0):
+    with seeded(seed):
+        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 2))
+
+
+def random_small():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+
+
+def test_every_classification_network_of_torchvision_is_listed():
+    names = list_backbones(source="torchvision")
+    assert len(names) >= 80
+    assert names == sorted(names)
+    for name in names:
+        assert callable(getattr(models, name))
+    assert not {"fcn_resnet50", "raft_large", "r3d_18", "quantized_resnet18"} & set(names)
+
+
+def test_names_of_all_sources_are_listed_in_order():
+    register_backbone("my_net", random_small)
+    names = list_backbones()
+    assert names[:4] == ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "my_net"]
+    n_torchvision = len(list_backbones(source="torchvision"))
+    assert names[4:][:n_torchvision] == list_backbones(source="torchvision")
+    assert names[4 + n_torchvision :] == list_backbones(source="timm")
+    assert "timm/convnext_tiny" in names
+    assert len(set(names)) == len(names)
+
+
+def test_names_are_filtered_without_regard_to_case():
+    assert list_backbones("VGG1[16]_bn") == ["vgg11_bn", "vgg16_bn"]
+    assert list_backbones("resnet1*", source="torchvision") == [
+        "resnet101",
+        "resnet152",
+        "resnet18",
+    ]
+    assert list_backbones("no such network") == []
+    assert all(name.startswith("timm/vit") for name in list_backbones("timm/ViT*"))
+
+
+def test_an_unknown_source_is_named_with_a_suggestion():
+    with pytest.raises(ParameterError, match=r"got 'torchvison'\. Did you mean 'torchvision'\?"):
+        list_backbones(source="torchvison")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("resnet81", "resnet18"),
+        ("ResNet50", "resnet50"),
+        ("efficientnet_lite", "efficientnet_lite0"),
+        ("convnext_atto", "timm/convnext_atto"),
+        ("timm/resnet81", "timm/resnet18"),
+        ("timm/convnext_ato.d2_in1k", "timm/convnext_atto"),
+        ("my_nett", "my_net"),
+    ],
+)
+def test_an_unknown_name_brings_the_one_probably_meant(name, meant):
+    register_backbone("my_net", random_small)
+    with pytest.raises(BackboneNotFoundError, match=f"Did you mean .*'{meant}'"):
+        load_backbone(name, weights=None)
+
+
+@pytest.mark.parametrize("name", [3, None, nn.Linear])
+def test_other_things_are_no_backbones(name):
+    with pytest.raises(BackboneNotFoundError, match=r"a name, an nn\.Module or a Backbone; got"):
+        load_backbone(name)
+
+
+@pytest.mark.parametrize("weights", [models.ResNet18_Weights.DEFAULT, 1, True])
+def test_weights_that_are_neither_words_nor_paths(weights):
+    with pytest.raises(ParameterError, match="weights must be a string, a path or None"):
+        load_backbone("resnet18", weights)
+
+
+SOURCES = ["squeezenet1_1", "timm/test_vit", "efficientnet_lite0", "my_net"]
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_random_weights_are_the_same_every_time_and_disturb_no_generator(name):
+    register_backbone("my_net", random_small)
+    random.seed(1)
+    np.random.seed(1)  # noqa: NPY002 (it is the global generator that must stay as it is)
+    torch.manual_seed(1)
+    states = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
+    first = load_backbone(name, weights=None)
+    assert random.getstate() == states[0]
+    np.testing.assert_array_equal(np.random.get_state()[1], states[1])  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), states[2])
+
+    clear_loaded()
+    torch.manual_seed(2)
+    again = load_backbone(name, weights=None)
+    assert again is not first
+    assert again.spec == first.spec
+    assert digest_tensors(again.module) == digest_tensors(first.module) == first.spec.digest
+    other = load_backbone(name, weights=None, random_state=1)
+    assert other.spec.digest != first.spec.digest
+    assert (first.spec.weights, first.spec.licence, first.class_names) == (None, None, None)
+
+
+@pytest.mark.parametrize("name", ["squeezenet1_1", "timm/test_vit", "efficientnet_lite0"])
+def test_loading_a_file_disturbs_no_generator(name, tmp_path):
+    torch.save(load_backbone(name, None, random_state=5).module.state_dict(), tmp_path / "a.pth")
+    state = torch.get_rng_state()
+    load_backbone(name, tmp_path / "a.pth")
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_one_copy_of_a_network_in_a_process():
+    first = load_backbone("timm/test_resnet", None)
+    assert load_backbone("timm/test_resnet", None) is first
+    assert load_backbone(first) is first
+    assert load_backbone("timm/test_resnet", None, random_state=1) is not first
+    clear_loaded()
+    assert load_backbone("timm/test_resnet", None) is not first
+
+
+def test_two_names_of_the_same_weights_are_one_copy():
+    assert load_backbone("efficientnet_lite0", "IMAGENET1K") is load_backbone("efficientnet_lite0")
+
+
+def test_threads_that_ask_at_once_get_the_same_copy():
+    found, barrier = [], threading.Barrier(4)
+
+    def ask():
+        barrier.wait()
+        found.append(load_backbone("timm/test_vit", None))
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({id(backbone) for backbone in found}) == 1
+
+
+def test_the_networks_used_last_are_kept():
+    first = [load_backbone("timm/test_resnet", None, random_state=i) for i in range(4)]
+    assert load_backbone("timm/test_resnet", None, random_state=0) is first[0]
+    load_backbone("timm/test_resnet", None, random_state=4)
+    assert load_backbone("timm/test_resnet", None, random_state=0) is first[0]
+    assert load_backbone("timm/test_resnet", None, random_state=1) is not first[1]
+
+
+def test_a_changed_file_is_read_again(tmp_path):
+    path = tmp_path / "a.pth"
+    torch.save(load_backbone("timm/test_resnet", None).module.state_dict(), path)
+    first = load_backbone("timm/test_resnet", path)
+    assert load_backbone("timm/test_resnet", str(path)) is first
+    torch.save(load_backbone("timm/test_resnet", None, random_state=1).module.state_dict(), path)
+    second = load_backbone("timm/test_resnet", path)
+    assert second.spec.digest == digest_file(path) != first.spec.digest
+
+
+def test_a_registered_network_with_a_weights_file(tmp_path):
+    torch.save(small(1).state_dict(), tmp_path / "a.pth")
+    register_backbone(
+        "my_net",
+        small,
+        weights=tmp_path / "a.pth",
+        preprocessing=Preprocessing(size=8, resize=8),
+        licence="MIT",
+        class_names=("cat", "dog"),
+    )
+    backbone = load_backbone("my_net")
+    spec = backbone.spec
+    assert digest_tensors(backbone.module) == digest_tensors(small(1))
+    assert (spec.source, spec.weights, spec.licence) == ("registered", "default", "MIT")
+    assert spec.digest == digest_file(tmp_path / "a.pth")
+    assert backbone.class_names == ("cat", "dog")
+    assert backbone.n_features == 4
+    random = load_backbone("my_net", None)
+    assert random.spec.digest == digest_tensors(small())
+
+
+def test_a_registered_network_that_brings_its_weights():
+    register_backbone("my_net", small, preprocessing=Preprocessing(size=8, resize=8))
+    assert load_backbone("my_net").spec.digest == digest_tensors(small())
+    assert not load_backbone("my_net").module.training
+
+
+def test_a_registered_network_with_other_weights(tmp_path):
+    register_backbone("my_net", small)
+    torch.save(small(1).state_dict(), tmp_path / "b.pth")
+    backbone = load_backbone("my_net", tmp_path / "b.pth")
+    assert digest_tensors(backbone.module) == digest_tensors(small(1))
+    assert backbone.spec.weights == str(tmp_path / "b.pth")
+    torch.save(random_small().state_dict(), tmp_path / "c.pth")
+    with pytest.raises(WeightsError, match=r"my_net from .*c\.pth: .*missing 2"):
+        load_backbone("my_net", tmp_path / "c.pth")
+    with pytest.raises(WeightsError, match="my_net has no weights 'v2'"):
+        load_backbone("my_net", "v2")
+
+
+def test_registering_again_replaces():
+    register_backbone("my_net", small)
+    first = load_backbone("my_net")
+    register_backbone("my_net", lambda: small(1))
+    assert load_backbone("my_net").spec.digest == digest_tensors(small(1)) != first.spec.digest
+
+
+@pytest.mark.parametrize("name", ["resnet18", "timm/my_net", "efficientnet_lite0"])
+def test_names_of_other_sources_are_not_given_away(name):
+    with pytest.raises(ParameterError, match="belongs to another source"):
+        register_backbone(name, small)
+
+
+def test_a_network_of_the_users_own_is_copied_and_left_alone():
+    net = small().train()
+    before = digest_tensors(net)
+    backbone = load_backbone(net)
+    assert backbone.module is not net
+    assert net.training
+    assert all(parameter.requires_grad for parameter in net.parameters())
+    assert not backbone.module.training
+    assert not any(parameter.requires_grad for parameter in backbone.module.parameters())
+    with torch.no_grad():
+        net[0].weight.zero_()
+    assert digest_tensors(backbone.module) == before == backbone.spec.digest
+    assert (backbone.name, backbone.spec.source) == ("sequential", "module")
+
+
+def test_a_timm_network_of_the_users_own_keeps_its_preprocessing():
+    import timm
+
+    backbone = load_backbone(timm.create_model("test_resnet"))
+    assert backbone.preprocessing == load_backbone("timm/test_resnet", None).preprocessing
+    assert backbone.preprocessing.size == 160
+
+
+@pytest.mark.parametrize("wrap", [lambda net: net, Backbone])
+def test_weights_for_a_network_given_as_a_module_are_not_ignored(wrap):
+    with pytest.raises(ParameterError, match=r"given by name; got 'a\.pth'"):
+        load_backbone(wrap(small()), "a.pth")
+
+
+def test_without_timm(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    assert list_backbones(source="timm") == []
+    with pytest.raises(ImportError, match=r"'timm/resnet18' needs the package timm.*sktl\[timm\]"):
+        load_backbone("timm/resnet18")
+    with pytest.raises(ImportError, match="package timm"):
+        load_backbone("efficientnet_lite0")
+    with pytest.raises(BackboneNotFoundError, match="there is no backbone 'resnet81'"):
+        load_backbone("resnet81")
+
+
+def test_is_registered():
+    register_backbone("my_net", small)
+    assert _registry.is_registered("my_net")
+    assert not _registry.is_registered("resnet18")
