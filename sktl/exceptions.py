@@ -13,7 +13,7 @@ Every error is an :class:`SktlError` and also the builtin that callers already c
         └── MissingDependencyError    (ImportError)  an optional package is not installed
     Warning
     └── UserWarning
-        ├── BadImageWarning                          pictures left out because on_error="nan"
+        ├── BadImageWarning                          pictures became NaN: on_error="nan"
         └── StoreWarning                             the feature store cannot be used
 """
 
@@ -72,7 +72,7 @@ class MissingDependencyError(SktlError, ImportError):
 
 
 class BadImageWarning(UserWarning):
-    """Some pictures could not be read and were left out, as `on_error="nan"` asks."""
+    """Some pictures could not be read and are rows of NaN, as `on_error="nan"` asks."""
 
 
 class StoreWarning(UserWarning):
@@ -114,8 +114,11 @@ class ImageDecodeError(SktlError, ValueError):
     Attributes
     ----------
     failures : list of BadImage
+        Every bad picture, in the order of X.
     n_images : int
+        How many pictures were asked for.
     features : ndarray or None
+        What was computed before the error was raised.
 
     Examples
     --------

@@ -106,7 +106,9 @@ class Backbone:
     Attributes
     ----------
     module : nn.Module
+        The network, in eval mode.
     spec : BackboneSpec
+        Name, weights, digest, licence, preprocessing and classes.
 
     Examples
     --------

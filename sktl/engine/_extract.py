@@ -37,7 +37,21 @@ _CPU_BATCH = 8
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything beside the network and the picture that decides the numbers."""
+    """Everything beside the network and the picture that decides the numbers.
+
+    Attributes
+    ----------
+    layers : tuple of str or int
+        Names or stage indices.
+    pooling : str
+        As in :func:`sktl.nn.pool`.
+    image_size : int or None
+        Side of the square that the network sees, in pixels; None for that of the weights.
+    crops : {"center", "ten"}
+        Cuts of each picture, whose features are averaged.
+    precision : {"auto", "exact"}
+        As in :class:`sktl.CNNFeatures`.
+    """
 
     layers: tuple[str | int, ...] = ("bottleneck",)
     pooling: Pooling = "avg"
@@ -118,7 +132,10 @@ def extract(
             sent.append(chunk)
             yield joblib.delayed(_work)(images[chunk], network, recipe, batch_size, device)
 
-    for batches in joblib.Parallel(n_jobs=n_jobs, return_as="generator")(tasks()):
+    # Backends on top of multiprocessing cannot hand out results one by one.
+    backend, _ = joblib.parallel.get_active_backend()
+    return_as = "generator" if backend.supports_return_generator else "list"
+    for batches in joblib.Parallel(n_jobs=n_jobs, return_as=return_as)(tasks()):
         chunk = sent.popleft()
         for positions, layers, bad in batches:
             moved = [replace(failure, index=int(chunk[failure.index])) for failure in bad]

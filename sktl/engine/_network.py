@@ -31,7 +31,7 @@ class Network:
     """
 
     def __init__(self, backbone: Any, weights: Any, store: FeatureStore | None) -> None:
-        self._backbone, self._weights, self._store = backbone, weights, store
+        self._backbone, self._weights, self.store = backbone, weights, store
         self._alias = self._find_alias()
         known = store.network(self._alias) if store is not None and self._alias else None
         self._known: dict[str, Any] = known or {}
@@ -39,7 +39,7 @@ class Network:
 
     def __getstate__(self) -> dict[str, Any]:
         """For a worker process: a name where one serves, else the network itself."""
-        state = {**self.__dict__, "_store": None}
+        state = {**self.__dict__, "store": None}
         if self._alias:
             state["_loaded"] = None
         else:
@@ -80,7 +80,8 @@ class Network:
         """What identifies the numbers of a layer.
 
         Source, name and digest of the weights, for a network that is known by its name. The code
-        and tensors of any other may change under one name: see :meth:`Backbone.fingerprint`.
+        and tensors of any other may change under one name: see
+        :meth:`sktl.backbones.Backbone.fingerprint`.
         """
         if self._alias:
             return f"{self.spec.source} {self.spec.name} {self.spec.digest}"
@@ -89,8 +90,8 @@ class Network:
     def _fact(self, name: str, find: Any) -> Any:
         if name not in self._known:
             self._known[name] = find(self.load())
-            if self._store is not None and self._alias:
-                self._store.remember_network(self._alias, self._known)
+            if self.store is not None and self._alias:
+                self.store.remember_network(self._alias, self._known)
         return self._known[name]
 
     def _find_alias(self) -> str | None:

@@ -81,9 +81,12 @@ class CNNFeatures(ImageEstimatorMixin, TransformerMixin, BaseEstimator):
     store : {"default", "memory"}, str, Path, FeatureStore or None, default="default"
         Where features are kept, so that no picture is forwarded twice: the user's cache folder,
         the memory of this process, the path of a file, a :class:`sktl.FeatureStore`, or nowhere.
-    image_shape, value_range, background
-        How pictures are read; see :func:`sktl.images.as_images`. `image_shape` is needed for
-        flattened rows only.
+    image_shape : tuple of 2 or 3 ints, default=None
+        Shape of one picture, for flattened rows only; see :func:`sktl.as_images`.
+    value_range : tuple of 2 floats, default=None
+        Values of black and white in arrays; see :func:`sktl.as_images`.
+    background : str or tuple of 3 ints, default="white"
+        Colour behind transparent pixels.
     on_error : {"raise", "nan"}, default="raise"
         What becomes of pictures that cannot be read: one error that names them all, or rows of
         NaN and one warning that names them all.
@@ -226,7 +229,7 @@ class CNNFeatures(ImageEstimatorMixin, TransformerMixin, BaseEstimator):
 
         Returns
         -------
-        names : ndarray of shape (n_features_out_,), dtype object
+        names : ndarray of shape (n_features,), dtype object
             ``<backbone>_<i>``, or ``<backbone>_<layer>_<i>`` for a list of layers.
         """
         check_is_fitted(self, "n_features_out_")
@@ -263,7 +266,7 @@ class CNNFeatures(ImageEstimatorMixin, TransformerMixin, BaseEstimator):
             images,
             network,
             self._recipe(),
-            resolve_store(self.store),
+            network.store,
             raise_early=self.on_error == "raise",
             batch_size=self.batch_size,
             device=resolve_device(self.device),

@@ -105,7 +105,7 @@ def find_layout(shape: Sequence[int], what: str, layout: Layout | None = None) -
         )
     if not fitting:
         raise ImageFormatError(
-            f"{what} {shape} is neither (height, width) nor (height, width, C) nor "
+            f"{what} {shape} must be (height, width), (height, width, C) or "
             "(C, height, width) with C = 1, 3 or 4 channels"
         )
     return fitting[0]

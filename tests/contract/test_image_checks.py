@@ -1,16 +1,11 @@
 """The image-estimator contract, run on every estimator there is."""
 
-import numpy as np
 import pytest
-from sklearn.base import BaseEstimator, TransformerMixin
 from torch import nn
 
 from sktl import CNNFeatures
 from sktl.backbones import Backbone, Preprocessing
 from sktl.utils.estimator_checks import (
-    check_batch_size_does_not_matter,
-    check_image_estimator,
-    check_network_stays_as_it_is,
     image_checks,
     parametrize_with_image_checks,
 )
