@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import operator
 import os
@@ -31,6 +32,10 @@ __all__ = [
 ]
 
 RGB = tuple[int, int, int]
+_FORMATS = (
+    *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"),
+    *("DIB", "ICO", "JPEG2000", "MPO", "PCX", "PPM", "TGA"),
+)
 Background = str | RGB
 
 # Two threads may meet at the same PIL image, whose lazy load is not safe to run twice at once.
@@ -179,14 +184,21 @@ def _load_copy(image: Image.Image) -> Image.Image:
         return image.copy() if upright is image else upright
 
 
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Formats of photographs; Pillow reads others too, EPS by running a program on it."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
 def _open(item: Any) -> Image.Image:
     try:
         if isinstance(item, (bytes, bytearray, memoryview)):
             if len(item) == 0:
                 raise BadImageError("empty (0 bytes)")
-            image = Image.open(io.BytesIO(item))
+            image = Image.open(io.BytesIO(item), formats=_formats())
         else:
-            image = Image.open(item)
+            image = Image.open(item, formats=_formats())
     except BadImageError:
         raise
     except UnidentifiedImageError as error:

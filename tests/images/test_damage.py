@@ -99,7 +99,7 @@ def test_check_of_arrays_looks_at_shape_and_dtype():
     bad = as_images([*pictures, np.full((4, 5), 7.0)]).check()
     assert [failure.index for failure in bad] == [1, 2, 3, 4, 5]
     assert bad[0].source == "<array (3,)>"
-    assert "neither (height, width) nor" in bad[0].reason
+    assert "must be (height, width), (height, width, C) or" in bad[0].reason
     assert 'layout="HWC"' in bad[1].reason
     assert "dtype int64 do not say which value is white" in bad[2].reason
     assert bad[3].reason == "has no pixels"

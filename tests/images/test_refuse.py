@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from sktl.exceptions import ImageDecodeError, ImageFormatError, ParameterError, SktlError
-from sktl.images import as_images
+from sktl.images import as_images, decode_image
 
 PICTURE = np.zeros((32, 40, 3), dtype=np.uint8)
 ROWS = np.zeros((5, 784))
@@ -64,7 +64,12 @@ CASES = {
         'layout="CHW"',
     ),
     "two channels": (np.zeros((2, 9, 9, 2)), {}, "pictures of shape (9, 9, 2)", "C = 1, 3 or 4"),
-    "five axes": (np.zeros((2, 3, 9, 9, 3)), {}, "(3, 9, 9, 3)", "neither (height, width) nor"),
+    "five axes": (
+        np.zeros((2, 3, 9, 9, 3)),
+        {},
+        "(3, 9, 9, 3)",
+        "must be (height, width), (height, width, C) or",
+    ),
     "layout of another number of axes": (
         np.zeros((2, 9, 9)),
         {"layout": "HWC"},
@@ -207,3 +212,9 @@ def test_torch_is_not_needed_to_refuse(monkeypatch):
     with pytest.raises(ImageFormatError, match="X of shape"):
         as_images(ROWS)
     assert as_images(np.zeros((2, 8, 8))).decode(1).shape == (8, 8, 3)
+
+
+def test_a_format_that_pillow_reads_by_running_a_program_is_refused():
+    content = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\nshowpage\n"
+    with pytest.raises(ImageDecodeError, match="not a picture"):
+        decode_image(content)

@@ -1,0 +1,248 @@
+"""Features against the forward passes and the transforms of the libraries the networks are from.
+
+The weights are random, since none can be downloaded here, and the statistics of batch
+normalisation are made up, so that a network in training mode would show. Where a network would
+take long at its own size, both sides work at a smaller one: the transform of the library is then
+built with that crop and with the resize that keeps the share of the crop.
+"""
+
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from timm.data import create_transform, resolve_model_data_config
+from torch import nn
+from torchvision import models
+from torchvision.transforms._presets import ImageClassification
+
+from sktl import CNNFeatures
+from sktl.backbones import Backbone, clear_loaded, list_backbones, load_backbone
+
+CHINA, FLOWER = (Image.fromarray(image) for image in load_sample_images().images)
+PICTURES = [
+    CHINA.resize((320, 214)),
+    FLOWER.crop((150, 0, 350, 427)),
+    CHINA.crop((200, 100, 300, 200)).rotate(90),  # smaller than what any network sees
+]
+
+# Name -> side of the pictures; None is the network's own.
+TORCHVISION = {
+    "alexnet": None,
+    "convnext_tiny": 160,
+    "densenet121": 160,
+    "densenet201": 128,
+    "efficientnet_b0": None,
+    "efficientnet_v2_s": 160,
+    "googlenet": None,
+    "inception_v3": None,
+    "maxvit_t": None,
+    "mnasnet0_5": None,
+    "mobilenet_v2": None,
+    "mobilenet_v3_large": None,
+    "mobilenet_v3_small": None,
+    "regnet_y_400mf": None,
+    "resnet18": None,
+    "resnet50": 160,
+    "resnext50_32x4d": 160,
+    "shufflenet_v2_x1_0": None,
+    "squeezenet1_1": None,
+    "swin_t": None,
+    "swin_v2_t": None,
+    "vgg11_bn": 96,
+    "vgg19": 96,
+    "vit_b_32": None,
+    "wide_resnet50_2": 128,
+}
+# Name -> what forward_features gives: maps, maps with channels last, tokens, or tokens of which
+# the head reads the first.
+TIMM = {
+    "coat_lite_tiny": "class",
+    "convnext_atto": "NCHW",
+    "deit_tiny_distilled_patch16_224": "class",
+    "densenet121": "NCHW",
+    "efficientvit_b0": "NCHW",
+    "mixer_s32_224": "NLC",
+    "mobilenetv3_small_050": "NCHW",
+    "resnet18": "NCHW",
+    "swin_tiny_patch4_window7_224": "NHWC",
+    "test_mambaout": "NHWC",
+    "tf_efficientnet_b0": "NCHW",
+    "vit_tiny_patch16_224": "class",
+    "xcit_nano_12_p16_224": "class",
+}
+N_FEATURES = {
+    "alexnet": (256, 4096),
+    "densenet201": (1920, 1920),
+    "inception_v3": (2048, 2048),
+    "mobilenet_v3_large": (960, 1280),
+    "resnet50": (2048, 2048),
+    "vgg19": (512, 4096),
+}
+
+
+def randomise_statistics(net):
+    generator = torch.Generator().manual_seed(0)
+    for part in net.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.running_mean.uniform_(-0.3, 0.3, generator=generator)
+            part.running_var.uniform_(0.5, 2, generator=generator)
+
+
+def torchvision_layers(net, x):
+    """Bottleneck and penultimate features of a picture, by the parts of the library's forward."""
+    kind = type(net).__name__
+    if kind == "VisionTransformer":
+        tokens = net._process_input(x)
+        tokens = net.encoder(torch.cat([net.class_token.expand(len(x), -1, -1), tokens], dim=1))
+        return tokens[:, 0], tokens[:, 0]
+    if kind == "SwinTransformer":
+        maps = net.permute(net.norm(net.features(x)))
+    elif kind == "DenseNet":
+        maps = net.features(x).relu()
+    elif kind == "MNASNet":
+        maps = net.layers(x)
+    elif kind == "RegNet":
+        maps = net.trunk_output(net.stem(x))
+    elif kind == "ShuffleNetV2":
+        maps = net.maxpool(net.conv1(x))
+        maps = net.conv5(net.stage4(net.stage3(net.stage2(maps))))
+    elif kind == "ResNet":
+        maps = net.maxpool(net.relu(net.bn1(net.conv1(x))))
+        maps = net.layer4(net.layer3(net.layer2(net.layer1(maps))))
+    elif kind == "MaxVit":
+        maps = net.stem(x)
+        for block in net.blocks:
+            maps = block(maps)
+        return maps.mean((2, 3)), net.classifier[:-1](maps)
+    elif kind in ("Inception3", "GoogLeNet"):
+        extractor = models.feature_extraction.create_feature_extractor(net, ["avgpool"])
+        pooled = extractor(x)["avgpool"].flatten(1)
+        return pooled, pooled
+    else:
+        maps = net.features(x)
+    pooled = maps.mean((2, 3))
+    if kind in ("AlexNet", "VGG", "MobileNetV3"):
+        return pooled, net.classifier[:-1](net.avgpool(maps).flatten(1))
+    if kind == "ConvNeXt":
+        return pooled, net.classifier[:-1](net.avgpool(maps))
+    return pooled, pooled
+
+
+def timm_layers(net, x, layout):
+    """The same for timm, by the two halves of its forward."""
+    trunk = net.forward_features(x)
+    if layout == "class":
+        bottleneck = trunk[:, 0]
+    else:
+        axes = {"NCHW": (2, 3), "NHWC": (1, 2), "NLC": (1,)}[layout]
+        bottleneck = trunk.mean(axes)
+    if hasattr(net, "head_dist"):  # of the two heads, the one for classes reads the first token
+        return bottleneck, trunk[:, 0]
+    return bottleneck, net.forward_head(trunk, pre_logits=True).flatten(1)
+
+
+def reference(net, transform, layers):
+    """Bottleneck and penultimate features, one picture at a time."""
+    with torch.inference_mode():
+        rows = [layers(net, transform(picture)[None]) for picture in PICTURES]
+    return [torch.cat(column).numpy() for column in zip(*rows, strict=True)]
+
+
+def assert_features_are(expected, backbone, **options):
+    for precision, tolerance in (("exact", 1e-4), ("auto", 5e-3)):
+        transformer = CNNFeatures(
+            backbone,
+            layer=["bottleneck", "penultimate"],
+            precision=precision,
+            store=None,
+            **options,
+        )
+        both = transformer.fit_transform(PICTURES)
+        assert both.shape[1] == sum(rows.shape[1] for rows in expected)
+        for features, rows in zip(np.split(both, [expected[0].shape[1]], 1), expected, strict=True):
+            assert np.isfinite(rows).all()
+            assert rows.std(axis=0).max() > 0.01 * np.abs(rows).max(), "pictures must differ"
+            distance = np.linalg.norm(features - rows, axis=1) / np.linalg.norm(rows, axis=1)
+            assert distance.max() <= tolerance
+
+
+@pytest.fixture(autouse=True)
+def _nothing_kept():
+    yield
+    clear_loaded()
+
+
+def torchvision_network(name):
+    # With their published weights both of these bring their inputs to [-1, 1] themselves.
+    options = (
+        {"transform_input": True, "aux_logits": True, "init_weights": False}
+        if name in ("inception_v3", "googlenet")
+        else {}
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = models.get_model(name, weights=None, **options).eval()
+    randomise_statistics(net)
+    return net
+
+
+def torchvision_transform(name, size):
+    preset = models.get_model_weights(name).DEFAULT.transforms()
+    if size is None:
+        return preset
+    return ImageClassification(
+        crop_size=size,
+        resize_size=round(size * preset.resize_size[0] / preset.crop_size[0]),
+        interpolation=preset.interpolation,
+        mean=preset.mean,
+        std=preset.std,
+    )
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_torchvision(name, tmp_path):
+    size = TORCHVISION[name]
+    net = torchvision_network(name)
+    expected = reference(net, torchvision_transform(name, size), torchvision_layers)
+    if name in N_FEATURES:
+        assert tuple(rows.shape[1] for rows in expected) == N_FEATURES[name]
+    if sum(p.numel() for p in net.parameters()) < 40e6:
+        torch.save(net.state_dict(), tmp_path / "weights.pth")
+        assert_features_are(expected, name, weights=tmp_path / "weights.pth", image_size=size)
+    else:
+        preprocessing = load_backbone(name, weights=None).preprocessing
+        backbone = Backbone(net, preprocessing=preprocessing)
+        assert_features_are(expected, backbone, image_size=size)
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_timm(name, tmp_path):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = timm.create_model(name).eval()
+    randomise_statistics(net)
+    transform = create_transform(**resolve_model_data_config(net), is_training=False)
+    expected = reference(net, transform, lambda net, x: timm_layers(net, x, TIMM[name]))
+    torch.save(net.state_dict(), tmp_path / "weights.pth")
+    assert_features_are(expected, f"timm/{name}", weights=tmp_path / "weights.pth")
+
+
+@pytest.mark.parametrize("name", list_backbones(source="packaged"))
+def test_packaged(name):
+    net = timm.create_model(f"tf_{name}").eval()
+    net.load_state_dict(load_backbone(name).module.state_dict())
+    transform = create_transform(**resolve_model_data_config(net), is_training=False)
+    expected = reference(net, transform, lambda net, x: timm_layers(net, x, "NCHW"))
+    assert_features_are(expected, name)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "vgg11_bn", "convnext_tiny"])
+def test_the_reference_is_what_the_librarys_head_reads(name):
+    net = torchvision_network(name)
+    x = torch.rand(1, 3, 96, 96)
+    head = net.fc if hasattr(net, "fc") else net.classifier[-1]
+    with torch.inference_mode():
+        torch.testing.assert_close(head(torchvision_layers(net, x)[1]), net(x))
