@@ -156,7 +156,7 @@ def test_example(name):
 def test_fitted_attributes_are_documented(tmp_path):
     """Those that fit on rows, and on a DataFrame, sets: no more, no less."""
     rows = np.random.default_rng(0).integers(0, 256, (3, 64))
-    Image.fromarray(rows.reshape(3, 64).astype(np.uint8)).save(tmp_path / "1.png")
+    Image.fromarray(rows.astype(np.uint8)).save(tmp_path / "1.png")
     frame = pd.DataFrame({"path": [str(tmp_path / "1.png")]})
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     for name, cls in OBJECTS.items():

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from sktl import load_image_folder
+from sktl.datasets._folder import PICTURE_SUFFIXES
 from sktl.exceptions import ParameterError
+from sktl.images import decode_image
 
 
 def touch(root, *names):
@@ -101,6 +104,15 @@ def test_a_folder_without_pictures_is_no_class(flowers):
 def test_suffixes_of_pictures_in_any_case(tmp_path, suffix):
     touch(tmp_path, f"rose/1.{suffix}")
     assert below(tmp_path, load_image_folder(tmp_path).images) == [f"rose/1.{suffix}"]
+
+
+@pytest.mark.parametrize("suffix", sorted(PICTURE_SUFFIXES))
+def test_what_is_listed_can_be_read(tmp_path, suffix):
+    if Image.registered_extensions()[suffix] not in Image.SAVE:
+        pytest.skip(f"this build of Pillow does not write {suffix}")
+    Image.new("L", (20, 10), 255).save(tmp_path / f"1{suffix}")
+    (path,) = load_image_folder(tmp_path).images
+    assert decode_image(path).shape == (10, 20, 3)
 
 
 def test_order_is_by_class_then_name_whatever_the_file_system_says(tmp_path, monkeypatch):

@@ -83,9 +83,10 @@ def test_absolute_paths_need_no_folder(tmp_path):
     assert load_image_table(table).images.tolist() == [str(tmp_path / "elsewhere/1.jpg")]
 
 
-def test_home_folder_is_expanded(kaggle, monkeypatch):
+@pytest.mark.parametrize("folder", [None, "~"])
+def test_home_folder_is_expanded(kaggle, monkeypatch, folder):
     monkeypatch.setenv("HOME", str(kaggle.parent))
-    images, _ = load_image_table("~/labels.csv", folder="~", suffix=".jpg", return_X_y=True)
+    images, _ = load_image_table("~/labels.csv", folder=folder, suffix=".jpg", return_X_y=True)
     assert images[0] == str(kaggle.parent / "007.jpg")
 
 
