@@ -1,6 +1,6 @@
 """Features against the forward passes and the transforms of the libraries the networks are from.
 
-The weights are random, since none can be downloaded here, and the statistics of batch
+The weights are random, so that nothing is downloaded, and the statistics of batch
 normalisation are made up, so that a network in training mode would show. Where a network would
 take long at its own size, both sides work at a smaller one: the transform of the library is then
 built with that crop and with the resize that keeps the share of the crop.
