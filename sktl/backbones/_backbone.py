@@ -203,7 +203,17 @@ class Backbone:
         return [Stage(*stage) for stage in zip(found_names, self.shapes(found_names), strict=True)]
 
     def taps(self, layers: Sequence[Layer]) -> tuple[Tap, ...]:
-        """Where in the network `layers` are read.
+        """Where in the network layers are read.
+
+        Parameters
+        ----------
+        layers : sequence of str or int
+            As `layer` of :class:`sktl.CNNFeatures`.
+
+        Returns
+        -------
+        taps : tuple of Tap
+            One a layer.
 
         Raises
         ------
@@ -242,7 +252,22 @@ class Backbone:
         device: torch.device | None = None,
         channels_last: bool = False,
     ) -> FeatureNetwork:
-        """The part of the network that `layers` need; see :class:`FeatureNetwork`."""
+        """Cut out the part of the network that some layers need.
+
+        Parameters
+        ----------
+        layers : sequence of str or int
+            As `layer` of :class:`sktl.CNNFeatures`.
+        device : torch.device, default=None
+            Where it shall compute; by default where the network is.
+        channels_last : bool, default=False
+            Whether its convolutions keep their weights in channels-last order.
+
+        Returns
+        -------
+        network : FeatureNetwork
+            A replica, which shares the weights wherever they can serve.
+        """
         return FeatureNetwork(
             self._whole,
             self.taps(layers),
@@ -256,6 +281,16 @@ class Backbone:
 
         Made of the tensors as they are now, and of the layer's response to a fixed random picture:
         networks that differ only in their activations or padding hold the same tensors.
+
+        Parameters
+        ----------
+        layer : str or int
+            As of :class:`sktl.CNNFeatures`.
+
+        Returns
+        -------
+        fingerprint : str
+            SHA-256, in hexadecimal.
         """
         size = self.preprocessing.size
         probe = torch.rand((1, 3, size, size), generator=torch.Generator().manual_seed(0))

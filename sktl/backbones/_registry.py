@@ -207,7 +207,16 @@ def is_registered(name: str) -> bool:
 
 
 def clear_loaded() -> None:
-    """Let go of all networks that this process keeps loaded."""
+    """Let go of all networks that this process keeps loaded.
+
+    Examples
+    --------
+    >>> from sktl.backbones import clear_loaded, load_backbone
+    >>> loaded = load_backbone("resnet18", weights=None)
+    >>> clear_loaded()
+    >>> load_backbone("resnet18", weights=None) is loaded
+    False
+    """
     with _LOCK:
         _LOADED.clear()
 

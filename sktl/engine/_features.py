@@ -63,7 +63,11 @@ def compute_features(
     store : FeatureStore or None
         Where features are found and kept, batch by batch. Processes that want the same pictures
         at the same time share the work through it.
-    batch_size, device, n_jobs
+    batch_size : int, default=64
+        As in :func:`extract`.
+    device : torch.device, default=None
+        As in :func:`extract`.
+    n_jobs : int, default=None
         As in :func:`extract`.
     progress : bool, default=False
         Show a progress bar if the work takes more than three seconds.

@@ -24,7 +24,9 @@ class Network:
 
     Parameters
     ----------
-    backbone, weights
+    backbone : str, nn.Module or Backbone
+        As in :func:`sktl.backbones.load_backbone`.
+    weights : str, Path or None
         As in :func:`sktl.backbones.load_backbone`.
     store : FeatureStore or None
         Where the facts are remembered.
@@ -67,7 +69,20 @@ class Network:
         return BackboneSpec(**fields)
 
     def shape(self, layer: Layer, size: int | None) -> tuple[int, ...]:
-        """Shape of a layer for one picture of `size` x `size` pixels."""
+        """Shape of a layer for one picture.
+
+        Parameters
+        ----------
+        layer : str or int
+            As of :class:`sktl.CNNFeatures`.
+        size : int or None
+            Side of the picture, in pixels; None for that of the weights.
+
+        Returns
+        -------
+        shape : tuple of ints
+            (channels, height, width) or (features,).
+        """
         return tuple(
             self._fact(f"shape {layer!r} {size}", lambda b: list(b.shapes([layer], size)[0]))
         )
@@ -82,6 +97,15 @@ class Network:
         Source, name and digest of the weights, for a network that is known by its name. The code
         and tensors of any other may change under one name: see
         :meth:`sktl.backbones.Backbone.fingerprint`.
+
+        Parameters
+        ----------
+        layer : str or int
+            As of :class:`sktl.CNNFeatures`.
+
+        Returns
+        -------
+        fingerprint : str
         """
         if self._alias:
             return f"{self.spec.source} {self.spec.name} {self.spec.digest}"

@@ -51,7 +51,17 @@ class StoredLayer:
 def default_store_path() -> Path:
     """Where features are kept unless told otherwise.
 
-    The folder that the environment variable SKTL_CACHE names, or the user's cache folder.
+    Returns
+    -------
+    path : Path
+        In the folder that the environment variable SKTL_CACHE names, or in the user's cache
+        folder.
+
+    Examples
+    --------
+    >>> from sktl.engine import default_store_path
+    >>> default_store_path().name
+    'features.sqlite'
     """
     folder = os.environ.get("SKTL_CACHE") or platformdirs.user_cache_dir("sktl")
     return Path(folder, "features.sqlite")
@@ -168,6 +178,15 @@ class FeatureStore:
 
     def put(self, layer: StoredLayer, pictures: Sequence[bytes | None], rows: Array) -> Array:
         """Commit rows, one a picture; those that are there already are left as they are.
+
+        Parameters
+        ----------
+        layer : StoredLayer
+            What was computed.
+        pictures : sequence of n bytes or None
+            Content digests; rows of None are not kept.
+        rows : ndarray of shape (n, ...), dtype float32
+            The features.
 
         Returns
         -------
@@ -319,7 +338,15 @@ class FeatureStore:
         return None if row is None else json.loads(row[0])
 
     def remember_network(self, alias: str, content: Mapping[str, Any]) -> None:
-        """Remember what identifies a network that was loaded."""
+        """Remember what identifies a network that was loaded.
+
+        Parameters
+        ----------
+        alias : str
+            Under what it will be asked for.
+        content : mapping
+            Anything that JSON can hold.
+        """
 
         def write(db: sqlite3.Connection) -> None:
             with db:

@@ -32,6 +32,19 @@ class ImageCollection:
     Made by :func:`sktl.images.as_images`. A slice, a mask or an array of positions gives another
     collection over the same pictures: nothing is copied, so that folds cost nothing.
 
+    Parameters
+    ----------
+    items : sequence
+        The pictures: paths, bytes, PIL images or arrays, or one array of them all.
+    kind : str
+        What they are.
+    array_format : ArrayFormat, default=None
+        How pictures that are arrays are read; by default found for each of them.
+    background : tuple of 3 ints, default=(255, 255, 255)
+        Colour behind transparent pixels, (R, G, B) in 0-255.
+    positions : ndarray of int, default=None
+        Which of the items the collection has, and in what order; by default all.
+
     Attributes
     ----------
     shape : tuple of 1 int
@@ -77,6 +90,7 @@ class ImageCollection:
 
     @property
     def shape(self) -> tuple[int]:
+        """Number of pictures, as the shape of a one-dimensional array."""
         return (len(self),)
 
     def __repr__(self) -> str:
@@ -131,7 +145,17 @@ class ImageCollection:
         return image if image.mode == "RGB" else lay_on(image, self.background)
 
     def decode(self, i: int) -> npt.NDArray[np.uint8]:
-        """Picture `i` as RGB, shape (height, width, 3), dtype uint8, values 0-255.
+        """Decode one picture.
+
+        Parameters
+        ----------
+        i : int
+            Its position in the collection.
+
+        Returns
+        -------
+        rgb : ndarray of shape (height, width, 3), dtype uint8
+            Channels in the order red, green, blue; values 0-255.
 
         Raises
         ------

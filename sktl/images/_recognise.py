@@ -62,8 +62,8 @@ def as_images(
         are recognised by the largest value of all rows.
     layout : {"HW", "HWC", "CHW"}, default=None
         Order of the axes of one picture, where its shape leaves it open.
-    background : str or tuple of 3 ints, default="white"
-        Colour behind transparent pixels.
+    background : str or tuple of 3 ints, default=None
+        Colour behind transparent pixels; by default white, or that of the collection.
 
     Returns
     -------

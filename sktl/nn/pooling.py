@@ -63,7 +63,25 @@ def pool(
 
 
 def pooled_shape(shape: tuple[int, ...], pooling: Pooling) -> tuple[int, ...]:
-    """Shape that `pool` leaves of one picture's maps, (C, H, W) or (D,)."""
+    """Shape that `pool` leaves of the maps of one picture.
+
+    Parameters
+    ----------
+    shape : tuple of ints
+        (C, H, W) or (D,).
+    pooling : {"avg", "max", "avgmax", "gem", "flatten", "none"}
+        As in :func:`pool`.
+
+    Returns
+    -------
+    shape : tuple of ints
+
+    Examples
+    --------
+    >>> from sktl.nn import pooled_shape
+    >>> pooled_shape((512, 7, 7), "avg"), pooled_shape((512, 7, 7), "flatten")
+    ((512,), (25088,))
+    """
     if len(shape) == 1 or pooling == "none":
         return shape
     return (math.prod(shape),) if pooling == "flatten" else shape[:1]

@@ -135,7 +135,9 @@ def torchvision_layers(net, x):
             maps = block(maps)
         return maps.mean((2, 3)), net.classifier[:-1](maps)
     elif kind in ("Inception3", "GoogLeNet"):
-        extractor = models.feature_extraction.create_feature_extractor(net, ["avgpool"])
+        extractor = models.feature_extraction.create_feature_extractor(
+            net, ["avgpool"], suppress_diff_warning=True
+        )
         pooled = extractor(x)["avgpool"].flatten(1)
         return pooled, pooled
     else:
@@ -207,8 +209,8 @@ def torchvision_network(name, transform):
     return net
 
 
-def torchvision_transform(name, size):
-    preset = models.get_model_weights(name).DEFAULT.transforms()
+def torchvision_transform(entry, size):
+    preset = entry.transforms()
     if size is None:
         return preset
     return ImageClassification(
@@ -222,17 +224,19 @@ def torchvision_transform(name, size):
 
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_torchvision(name, tmp_path):
-    size = TORCHVISION[name]
-    transform = torchvision_transform(name, size)
+    size, entry = TORCHVISION[name], models.get_model_weights(name).DEFAULT
+    transform = torchvision_transform(entry, size)
     net = torchvision_network(name, transform)
     expected = reference(net, transform, torchvision_layers)
     if name in N_FEATURES:
         assert tuple(rows.shape[1] for rows in expected) == N_FEATURES[name]
     if sum(p.numel() for p in net.parameters()) < 40e6:
-        torch.save(net.state_dict(), tmp_path / "weights.pth")
-        assert_features_are(expected, name, weights=tmp_path / "weights.pth", image_size=size)
+        # By the name of the file sktl knows whose preprocessing it needs.
+        path = tmp_path / entry.url.rpartition("/")[2]
+        torch.save(net.state_dict(), path)
+        assert_features_are(expected, name, weights=path, image_size=size)
     else:
-        preprocessing = preprocessing_of(models.get_model_weights(name).DEFAULT)
+        preprocessing = preprocessing_of(entry)
         spec = BackboneSpec(name, "module", None, "", preprocessing=preprocessing)
         assert_features_are(expected, Backbone(net, spec), image_size=size)
 
@@ -260,7 +264,7 @@ def test_packaged(name):
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "swin_t", "convnext_tiny"])
 def test_the_reference_is_what_the_librarys_head_reads(name):
-    transform = torchvision_transform(name, 96)
+    transform = torchvision_transform(models.get_model_weights(name).DEFAULT, 96)
     net, x = torchvision_network(name, transform), transform(CHINA)[None]
     heads = [part for part in net.modules() if isinstance(part, nn.Linear)]
     with torch.inference_mode():

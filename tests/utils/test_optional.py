@@ -1,6 +1,9 @@
 """Optional packages: the error names the caller and the extra, and hides nothing else."""
 
 import json.decoder
+import re
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -63,10 +66,6 @@ def test_missing_part_of_an_installed_package_is_not_a_missing_package():
 
 def test_extras_that_are_named_in_the_package_exist():
     """Every `extra=` that sktl passes is one of pyproject.toml's."""
-    import re
-    import tomllib
-    from pathlib import Path
-
     root = Path(__file__).parents[2]
     extras = tomllib.loads((root / "pyproject.toml").read_text())["project"][
         "optional-dependencies"
