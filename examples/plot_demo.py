@@ -68,7 +68,8 @@ predicted = classes[probability.argmax(axis=1)]
 sure = probability.max(axis=1)
 errors = np.flatnonzero(predicted != y)
 worst = errors[np.argsort(-sure[errors])][:20]
-figure, axes = plt.subplots(4, 5, figsize=(10, 9), layout="constrained")
+n_rows = max(1, -(-len(worst) // 5))
+figure, axes = plt.subplots(n_rows, 5, figsize=(10, 1 + 2 * n_rows), layout="constrained")
 for ax in axes.flat:
     ax.axis("off")
 for ax, i in zip(axes.flat, worst, strict=False):
