@@ -105,7 +105,7 @@ def fetch_torch_hub(url: str, what: str) -> tuple[Path, str]:
 
 
 def local_file(weights: str | os.PathLike[str]) -> Path | None:
-    """The path if `weights` is meant as a local file; an error if that file is not there."""
+    """The whole path if `weights` is meant as a file; an error if that file is not there."""
     if not isinstance(weights, (str, os.PathLike)):
         raise ParameterError(
             "weights must be a string, a path or None, as in weights='IMAGENET1K_V1'; "
@@ -123,7 +123,7 @@ def local_file(weights: str | os.PathLike[str]) -> Path | None:
         return None
     if not path.is_file():
         raise WeightsError(f"there is no weights file {path.absolute()}")
-    return path
+    return path.absolute()
 
 
 def read_tensors(path: str | os.PathLike[str]) -> StateDict:

@@ -36,6 +36,8 @@ Array = npt.NDArray[np.float32]
 _GENERATION = 1
 # How long to wait for other processes before looking again.
 _POLL_S = 0.05
+# How long to wait without seeing them get on: longer than a batch takes, shorter than patience.
+_PATIENCE_S = 120.0
 
 
 def compute_features(
@@ -133,6 +135,7 @@ class _Shelf:
         self.pictures, self.store = pictures, store
         self.there = np.zeros(len(pictures), dtype=bool)
         self.owner = f"{os.getpid()}-{uuid.uuid4().hex}"
+        self.last_progress = time.monotonic()
         self.layers: list[Array] = []
         self.names: list[StoredLayer] = []
         for layer in recipe.layers:
@@ -159,11 +162,16 @@ class _Shelf:
                 rows[missing[hits]] = fetched[hits]
                 found &= hits
             self.there[missing[found]] = True
+            if found.any():
+                self.last_progress = time.monotonic()
         hopeless = {failure.index for failure in bad}
         return [i for i in np.flatnonzero(~self.there).tolist() if i not in hopeless]
 
     def claim(self, wanted: list[int], n: int) -> Iterator[list[int]]:
-        """Hand out positions that no other process works on; wait if others work on them all."""
+        """Hand out positions that no other process works on; wait if others work on them all.
+
+        A process that stands still, suspended in a terminal, is not waited for forever.
+        """
         handed_out = False
         while wanted:
             if self.store is None:
@@ -171,6 +179,8 @@ class _Shelf:
             else:
                 pictures = [self.pictures[i] for i in wanted]
                 mine = [wanted[i] for i in self.store.claim(self.names, pictures, n, self.owner)]
+            if not mine and time.monotonic() - self.last_progress > _PATIENCE_S:
+                mine = wanted[:n]
             if not mine:
                 if not handed_out:
                     time.sleep(_POLL_S)
@@ -188,6 +198,7 @@ class _Shelf:
                 rows = self.store.put(self.names[number], pictures, rows)
             self.layers[number][positions] = rows
         self.there[positions] = True
+        self.last_progress = time.monotonic()
 
 
 def _digests(images: ImageCollection, store: FeatureStore) -> list[bytes | None]:

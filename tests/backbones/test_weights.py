@@ -182,6 +182,21 @@ def test_foreign_weights_are_refused_with_what_differs():
     )
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda tensors: tensors.pop("1.running_var"), r"missing 1 \(1\.running_var\)$"),
+        (lambda tensors: tensors.update(a=torch.ones(1)), r"unknown 1 \(a\)$"),
+        (lambda tensors: tensors.update({"3.bias": torch.ones(1)}), r"wrong shape 1 \(3\.bias"),
+    ],
+)
+def test_a_single_tensor_too_few_or_too_many_is_refused(change, told):
+    tensors = small().state_dict()
+    change(tensors)
+    with pytest.raises(WeightsError, match=told):
+        load_tensors(small(1), tensors, "net")
+
+
 def test_digests():
     net = small()
     assert digest_tensors(net) == digest_tensors(small())
@@ -222,7 +237,7 @@ def test_what_is_meant_as_a_file(tmp_path, monkeypatch):
         assert local_file(name).name == name
     (tmp_path / "weights").touch()
     assert local_file(tmp_path / "weights") == tmp_path / "weights"
-    assert local_file("./weights").name == "weights"
+    assert local_file("./weights") == tmp_path / "weights"
 
 
 @pytest.mark.parametrize("weights", ["gone.pth", "./gone", "~/gone.safetensors"])

@@ -1,6 +1,7 @@
 """Nothing is forwarded twice, and nothing stored is mistaken for something else."""
 
 import io
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -259,3 +260,18 @@ def test_a_grid_search_in_two_processes_fills_the_store_once(store):
         search.cv_results_["mean_test_score"], alone.cv_results_["mean_test_score"]
     )
     assert store.info()["rows"].tolist() == [20]
+
+
+def test_a_process_that_stands_still_is_not_waited_for_forever(store, monkeypatch):
+    X = pictures(6)
+    expected = CNNFeatures(backbone(), store=None).transform(X)
+    claim = FeatureStore.claim
+
+    def by_another(self, layers, wanted, n, owner):
+        claim(self, layers, wanted, 4, f"{os.getpid()}-suspended")
+        return claim(self, layers, wanted, n, owner)
+
+    monkeypatch.setattr(FeatureStore, "claim", by_another)
+    monkeypatch.setattr("sktl.engine._features._PATIENCE_S", 0.3)
+    found = CNNFeatures(backbone(), store=store).transform(X)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
