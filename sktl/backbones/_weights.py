@@ -188,29 +188,38 @@ def load_tensors(module: nn.Module, tensors: StateDict, what: str) -> None:
         version = module.state_dict()._metadata[""]  # type: ignore[attr-defined]
         tensors = OrderedDict(tensors)
         tensors._metadata = {"": version}  # type: ignore[attr-defined]
+    own = module.state_dict()
+    # Files from before 2018 have no counters; torch fills them in.
+    counters = {name for name in own if name.endswith("num_batches_tracked")}
+    refusal = WeightsError(
+        f"{what}: the weights belong to another network. {_differences(own, tensors)}"
+    )
+    # Before the network sees them: MNASNet rebuilds itself for what looks like an old file.
+    if own.keys() - counters != tensors.keys() - counters:
+        raise refusal
     try:
         module.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
-        own = module.state_dict()
-        missing = sorted(own.keys() - tensors.keys())
-        foreign = sorted(tensors.keys() - own.keys())
-        shapes = [
-            f"{name} {tuple(tensors[name].shape)} instead of {tuple(own[name].shape)}"
-            for name in sorted(own.keys() & tensors.keys())
-            if own[name].shape != tensors[name].shape
-        ]
-        raise WeightsError(
-            f"{what}: the weights belong to another network. "
-            + "; ".join(
-                f"{title} {len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-                for title, names in (
-                    ("missing", missing),
-                    ("unknown", foreign),
-                    ("wrong shape", shapes),
-                )
-                if names
-            )
-        ) from error
+        raise refusal from error
+
+
+def _differences(own: Mapping[str, Any], tensors: Mapping[str, Any]) -> str:
+    """What keeps tensors from their places, by the first names of each kind."""
+    shapes = [
+        f"{name} {tuple(tensors[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in sorted(own.keys() & tensors.keys())
+        if own[name].shape != tensors[name].shape
+    ]
+    kinds = {
+        "missing": sorted(own.keys() - tensors.keys()),
+        "unknown": sorted(tensors.keys() - own.keys()),
+        "wrong shape": shapes,
+    }
+    return "; ".join(
+        f"{kind} {len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for kind, names in kinds.items()
+        if names
+    )
 
 
 def _load_tensors_only(path: Path) -> Any:

@@ -43,7 +43,7 @@ TORCHVISION = {
     "densenet121": 96,
     "densenet201": 96,
     "efficientnet_b0": None,
-    "efficientnet_v2_s": 128,
+    "efficientnet_v2_s": 160,
     "googlenet": None,
     "inception_v3": None,
     "maxvit_t": None,
@@ -190,8 +190,12 @@ def assert_features_are(expected, backbone, **options):
 
 
 @pytest.fixture(autouse=True)
-def _nothing_kept():
+def _one_thread_and_nothing_kept():
+    """On so few pictures, a second thread costs more than it gains."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     yield
+    torch.set_num_threads(n_threads)
     clear_loaded()
 
 
