@@ -203,7 +203,7 @@ def test_the_largest_vision_transformer_is_consistent(on_meta, monkeypatch):
     assert backbone.shapes(["bottleneck"]) == [(1280,)]
 
 
-@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "shufflenet_v2_x0_5"])
+@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "mnasnet0_5"])
 def test_the_weights_of_another_network_are_refused(name, tmp_path):
     torch.save(build("mobilenet_v3_small").state_dict(), tmp_path / "other.pth")
     with pytest.raises(WeightsError, match=rf"{name} from .*other\.pth: .*another network"):
