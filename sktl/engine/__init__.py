@@ -4,7 +4,8 @@ from sktl.engine._extract import Batch, Recipe, extract
 from sktl.engine._features import compute_features
 from sktl.engine._network import Network
 from sktl.engine._prepare import prepare
-from sktl.engine._store import FeatureStore, default_store_path, resolve_store
+from sktl.engine._resolve_store import resolve_store
+from sktl.engine._store import FeatureStore, default_store_path
 
 __all__ = [
     "Batch",

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-__all__ = ["Database", "ForeignFileError", "MemoryDatabase"]
+__all__ = ["Database", "ForeignFileError", "MemoryDatabase", "chunks", "verify_rows"]
 
 _APPLICATION = 0x736B746C  # "sktl", in SQLite's application_id: this file is ours
-_VERSION = 1
+_VERSION = 2
 _WAIT_S = 60.0
+_CHUNK = 500  # SQLite's default limit on variables is far higher; longer lists gain nothing
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS layers (
     id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, backbone TEXT NOT NULL,
-    description TEXT NOT NULL, dtype TEXT NOT NULL,
+    description TEXT NOT NULL, dtype TEXT NOT NULL, shape TEXT NOT NULL,
     hits INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS features (
     id INTEGER PRIMARY KEY, layer INTEGER NOT NULL REFERENCES layers(id),
-    picture BLOB NOT NULL, row BLOB NOT NULL, used REAL NOT NULL, UNIQUE (layer, picture));
+    picture BLOB NOT NULL, row BLOB NOT NULL, crc INTEGER NOT NULL, used REAL NOT NULL,
+    UNIQUE (layer, picture));
 CREATE INDEX IF NOT EXISTS features_used ON features (used);
 CREATE TABLE IF NOT EXISTS files (
     path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, inode INTEGER, digest BLOB)
@@ -119,3 +124,28 @@ def _create(db: sqlite3.Connection) -> None:
     db.execute(f"PRAGMA application_id = {_APPLICATION}")
     db.execute(f"PRAGMA user_version = {_VERSION}")
     db.execute("COMMIT")
+
+
+def chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Pieces that fit into one statement's variables."""
+    return (items[i : i + _CHUNK] for i in range(0, len(items), _CHUNK))
+
+
+def verify_rows(db: sqlite3.Connection) -> tuple[list[tuple[Any, ...]], list[str]]:
+    """Delete damaged rows; give (backbone, layer, rows, damaged) of layers and SQLite's findings."""
+    records = []
+    for number, backbone, description in db.execute(
+        "SELECT id, backbone, description FROM layers ORDER BY id"
+    ).fetchall():
+        rows, damaged = 0, []
+        for row_id, row, crc in db.execute(
+            "SELECT id, row, crc FROM features WHERE layer = ?", [number]
+        ):
+            rows += 1
+            if zlib.crc32(row) != crc:
+                damaged.append((row_id,))
+        with db:
+            db.executemany("DELETE FROM features WHERE id = ?", damaged)
+        records.append((backbone, json.loads(description).get("layer"), rows, len(damaged)))
+    findings = [row[0] for row in db.execute("PRAGMA integrity_check")]
+    return records, [line for line in findings if line != "ok"]

@@ -15,12 +15,11 @@ import numpy as np
 import numpy.typing as npt
 from tqdm.auto import tqdm
 
+from sktl.engine._digests import picture_digests
 from sktl.engine._extract import Recipe, chunk_size, extract
 from sktl.engine._store import FeatureStore, StoredLayer
 from sktl.exceptions import BadImage, ImageDecodeError
 from sktl.images import ImageCollection
-from sktl.images._decode import BadImageError
-from sktl.images._digest import digest_bytes, digest_picture
 from sktl.nn.pooling import pooled_shape
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ def compute_features(
     ImageDecodeError
         If `raise_early` and some headers are bad.
     """
-    digests = [None] * len(images) if store is None else _digests(images, store)
+    digests = [None] * len(images) if store is None else picture_digests(images, store)
     first, inverse = _unique(digests)
     distinct = images[first]
     shelf = _Shelf(images, [digests[i] for i in first], network, recipe, store)
@@ -153,15 +152,17 @@ class _Shelf:
 
     def look_up(self, bad: list[BadImage]) -> list[int]:
         """Fetch what the store has by now; give the positions still missing, but for the bad."""
-        missing = np.flatnonzero(~self.there)
-        if self.store is not None and len(missing):
-            found = np.ones(len(missing), dtype=bool)
-            for name, rows in zip(self.names, self.layers, strict=True):
-                fetched = np.empty((len(missing), *rows.shape[1:]), np.float32)
-                hits = self.store.fill(name, [self.pictures[i] for i in missing], fetched)
-                rows[missing[hits]] = fetched[hits]
-                found &= hits
-            self.there[missing[found]] = True
+        if self.store is not None and not self.there.all():
+            wanted = [
+                None if there else picture
+                for picture, there in zip(self.pictures, self.there.tolist(), strict=True)
+            ]
+            hits = [
+                self.store.fill(name, wanted, rows)
+                for name, rows in zip(self.names, self.layers, strict=True)
+            ]
+            found = np.logical_and.reduce(hits)
+            self.there |= found
             if found.any():
                 self.last_progress = time.monotonic()
         hopeless = {failure.index for failure in bad}
@@ -199,25 +200,6 @@ class _Shelf:
             self.layers[number][positions] = rows
         self.there[positions] = True
         self.last_progress = time.monotonic()
-
-
-def _digests(images: ImageCollection, store: FeatureStore) -> list[bytes | None]:
-    """Content digest of each picture; None for what cannot be read."""
-    digests: list[bytes | None] = [None] * len(images)
-    paths = {}
-    for i, item in enumerate(images):
-        if isinstance(item, (str, os.PathLike)):
-            paths[i] = os.fspath(item)
-        elif isinstance(item, (bytes, bytearray, memoryview)):
-            digests[i] = digest_bytes(bytes(item))
-        else:
-            try:
-                digests[i] = digest_picture(images.read_rgb(i))
-            except BadImageError:
-                continue
-    for i, digest in zip(paths, store.digests(list(paths.values())), strict=True):
-        digests[i] = digest
-    return digests
 
 
 def _unique(digests: Sequence[bytes | None]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:

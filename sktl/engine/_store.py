@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import sqlite3
-import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,16 +17,17 @@ import numpy.typing as npt
 import pandas as pd
 import platformdirs
 
-from sktl.engine._database import Database, ForeignFileError, MemoryDatabase
+from sktl.engine._claims import give_back, take
+from sktl.engine._database import Database, ForeignFileError, chunks, verify_rows
+from sktl.engine._digests import digest_files, known_files, picture_digests, remember_files
+from sktl.engine._exchange import read_hdf5, write_hdf5
 from sktl.exceptions import ParameterError, StoreWarning
-from sktl.images._digest import digest_bytes, digest_file
+from sktl.images import as_images
 
-__all__ = ["FeatureStore", "StoredLayer", "default_store_path", "resolve_store"]
+__all__ = ["FeatureStore", "StoredLayer", "default_store_path"]
 
 Array = npt.NDArray[np.float32]
 
-_CHUNK = 500  # SQLite's default limit on variables is far higher; longer lists gain nothing
-_RACY_NS = 2_000_000_000
 _TOUCH_S = 3600.0
 
 
@@ -127,7 +127,7 @@ class FeatureStore:
         return self
 
     def fill(
-        self, layer: StoredLayer, pictures: Sequence[bytes | None], rows: Array
+        self, layer: StoredLayer, pictures: Sequence[bytes | None], rows: Array | None = None
     ) -> npt.NDArray[np.bool_]:
         """Write the stored rows of pictures into `rows`; tell which were there.
 
@@ -137,8 +137,8 @@ class FeatureStore:
             What is looked for.
         pictures : sequence of n bytes or None
             Content digests; None is never found.
-        rows : ndarray of shape (n, ...), dtype float32
-            Changed where a row was found.
+        rows : ndarray of shape (n, ...), dtype float32, default=None
+            Changed where a row was found; None only tells which are there.
 
         Returns
         -------
@@ -146,6 +146,7 @@ class FeatureStore:
         """
         found = np.zeros(len(pictures), dtype=bool)
         places = {picture: i for i, picture in enumerate(pictures) if picture is not None}
+        columns = "picture, used, id" + ("" if rows is None else ", crc, row")
 
         def read(db: sqlite3.Connection) -> None:
             known = db.execute(
@@ -154,16 +155,20 @@ class FeatureStore:
             if known is None:
                 return
             number, dtype = known
-            now, stale = time.time(), []
-            for chunk in _chunks(list(places)):
+            now, stale, damaged = time.time(), [], []
+            for chunk in chunks(list(places)):
                 marks = ",".join("?" * len(chunk))
-                for picture, row, used, row_id in db.execute(
-                    "SELECT picture, row, used, id FROM features "
-                    f"WHERE layer = ? AND picture IN ({marks})",
+                for picture, used, row_id, *content in db.execute(
+                    f"SELECT {columns} FROM features WHERE layer = ? AND picture IN ({marks})",
                     [number, *chunk],
                 ):
                     place = places[picture]
-                    rows[place] = np.frombuffer(row, dtype).reshape(rows.shape[1:])
+                    if rows is not None:
+                        crc, row = content
+                        if zlib.crc32(row) != crc:
+                            damaged.append((row_id,))
+                            continue
+                        rows[place] = np.frombuffer(row, dtype).reshape(rows.shape[1:])
                     found[place] = True
                     if now - used > _TOUCH_S:
                         stale.append((now, row_id))
@@ -172,6 +177,7 @@ class FeatureStore:
                     "UPDATE layers SET hits = hits + ? WHERE id = ?", [int(found.sum()), number]
                 )
                 db.executemany("UPDATE features SET used = ? WHERE id = ?", stale)
+                db.executemany("DELETE FROM features WHERE id = ?", damaged)
 
         self._attempt(read, None, create=False)
         return found
@@ -194,29 +200,8 @@ class FeatureStore:
             As they will come back.
         """
         values = np.ascontiguousarray(rows, dtype=self.dtype)
-
-        def write(db: sqlite3.Connection) -> None:
-            now = time.time()
-            with db:
-                db.execute(
-                    "INSERT OR IGNORE INTO layers (key, backbone, description, dtype) "
-                    "VALUES (?, ?, ?, ?)",
-                    [self._key(layer), layer.backbone, json.dumps(layer.description), self.dtype],
-                )
-                (number,) = db.execute(
-                    "SELECT id FROM layers WHERE key = ?", [self._key(layer)]
-                ).fetchone()
-                db.executemany(
-                    "INSERT OR IGNORE INTO features (layer, picture, row, used) VALUES (?,?,?,?)",
-                    [
-                        (number, picture, row.tobytes(), now)
-                        for picture, row in zip(pictures, values, strict=True)
-                        if picture is not None
-                    ],
-                )
-            self._evict(db)
-
-        self._attempt(write, None)
+        described = self._key(layer), layer.backbone, json.dumps(layer.description), self.dtype
+        self._attempt(lambda db: self._write(db, described, pictures, values), None)
         return values.astype(np.float32, copy=False)
 
     def claim(
@@ -244,40 +229,15 @@ class FeatureStore:
         positions : list of int
             Places in `pictures` that are neither stored nor taken by another; None is always free.
         """
-        work = self._work(layers)
-
-        def take(db: sqlite3.Connection) -> list[int]:
-            db.execute("BEGIN IMMEDIATE")
-            with db:
-                others = db.execute("SELECT DISTINCT owner FROM claims").fetchall()
-                dead = [row for row in others if not _is_alive(int(row[0].partition("-")[0]))]
-                db.executemany("DELETE FROM claims WHERE owner = ?", dead)
-                taken = {row[0] for row in db.execute("SELECT picture FROM claims")}
-                untaken = (i for i, p in enumerate(pictures) if p is None or work + p not in taken)
-                free: list[int] = []
-                while len(free) < n and (some := list(itertools.islice(untaken, n))):
-                    there = [
-                        self._stored(db, layer, [pictures[i] for i in some]) for layer in layers
-                    ]
-                    free += [i for i in some if not all(pictures[i] in found for found in there)]
-                free = free[:n]
-                db.executemany(
-                    "INSERT OR IGNORE INTO claims VALUES (?, ?)",
-                    [(work + p, owner) for p in (pictures[i] for i in free) if p is not None],
-                )
-            return free
-
+        keys = [self._key(layer) for layer in layers]
         everything = list(range(min(n, len(pictures))))
-        return self._attempt(take, everything)  # type: ignore[no-any-return]
+        return self._attempt(  # type: ignore[no-any-return]
+            lambda db: take(db, keys, pictures, n, owner), everything
+        )
 
     def release(self, owner: str) -> None:
         """Give back what `owner` has claimed."""
-
-        def give_back(db: sqlite3.Connection) -> None:
-            with db:
-                db.execute("DELETE FROM claims WHERE owner = ?", [owner])
-
-        self._attempt(give_back, None, create=False)
+        self._attempt(lambda db: give_back(db, owner), None, create=False)
 
     def digests(self, paths: Sequence[str]) -> list[bytes | None]:
         """Content digests of files, read again only if size, time or inode have changed.
@@ -293,37 +253,10 @@ class FeatureStore:
             None for files that cannot be read.
         """
         absolute = [os.path.abspath(path) for path in paths]  # noqa: PTH100 (ten times faster)
-
-        def read(db: sqlite3.Connection) -> dict[str, tuple[Any, ...]]:
-            known = {}
-            for chunk in _chunks(absolute):
-                marks = ",".join("?" * len(chunk))
-                for path, *rest in db.execute(
-                    f"SELECT * FROM files WHERE path IN ({marks})", chunk
-                ):
-                    known[path] = tuple(rest)
-            return known
-
-        known = self._attempt(read, {}, create=False)
-        digests: dict[str, bytes | None] = {}
-        fresh = []
-        now = time.time_ns()
-        for path in dict.fromkeys(absolute):
-            try:
-                state = os.stat(path)  # noqa: PTH116
-                identity = state.st_size, state.st_mtime_ns, state.st_ino
-                if path in known and known[path][:3] == identity:
-                    digests[path] = known[path][3]
-                    continue
-                digests[path] = digest_file(path)
-            except (OSError, ValueError):  # ValueError: a path with a null byte
-                digests[path] = None
-                continue
-            # A file written this very moment may change again without its time showing it.
-            if now - state.st_mtime_ns > _RACY_NS:
-                fresh.append((path, *identity, digests[path]))
+        known = self._attempt(lambda db: known_files(db, absolute), {}, create=False)
+        digests, fresh = digest_files(absolute, known)
         if fresh:
-            self._attempt(lambda db: self._remember_files(db, fresh), None)
+            self._attempt(lambda db: remember_files(db, fresh), None)
         return [digests[path] for path in absolute]
 
     def network(self, alias: str) -> dict[str, Any] | None:
@@ -392,6 +325,121 @@ class FeatureStore:
         frame.attrs = {"path": str(self.path), "bytes": size}
         return frame
 
+    def verify(self) -> pd.DataFrame:
+        """Read every row and compare it with the checksum it was written with.
+
+        Damaged rows are deleted; they would not have been handed out, as `transform` compares
+        too.
+
+        Returns
+        -------
+        report : DataFrame
+            One row a stored layer, columns backbone, layer, rows, damaged. ``report.attrs`` has
+            the path and, as "problems", what SQLite finds wrong with the file itself (a list of
+            str; empty if nothing). A file with problems should be deleted.
+        """
+        records: list[tuple[Any, ...]] = []
+        problems: list[str] = []
+        if self._database.exists():
+            try:
+                with self._database.open() as db:
+                    records, problems = verify_rows(db)
+            except (sqlite3.Error, OSError, ForeignFileError) as error:
+                problems = [str(error)]
+        report = pd.DataFrame(records, columns=["backbone", "layer", "rows", "damaged"])
+        report.attrs = {"path": str(self.path), "problems": problems}
+        return report
+
+    def export_hdf5(
+        self,
+        path: str | os.PathLike[str],
+        X: Any = None,
+        y: Any = None,
+        *,
+        backbone: str | None = None,
+    ) -> Path:
+        """Write features to an HDF5 file, as people keep them by hand.
+
+        ============================  =====================================================
+        in the file                   what it is
+        ============================  =====================================================
+        ``features/<name>``           (n, ...) float32 or float16, one data set a layer; NaN
+                                      for pictures that the layer was not computed for
+        ``labels``                    (n,), if `y` is given
+        ``paths``                     (n,) text; "" where none is known
+        ``digests``                   (n, 20) uint8, BLAKE2b of the pictures
+        ``recipe/<name>``             JSON text: weights, preprocessing, pooling, precision
+        ============================  =====================================================
+
+        Parameters
+        ----------
+        path : str or Path
+            The file, overwritten if it is there.
+        X : array-like of n pictures, default=None
+            Which pictures, in this order. By default all that the store has.
+        y : array-like of shape (n,), default=None
+            Their labels; only with `X`.
+        backbone : str, default=None
+            Only what the network of that name gave, as in `info`.
+
+        Returns
+        -------
+        path : Path
+
+        Raises
+        ------
+        ParameterError
+            If nothing is stored for these pictures, or `y` does not fit `X`.
+
+        Examples
+        --------
+        >>> import h5py, pathlib, tempfile
+        >>> from sklearn.datasets import load_sample_images
+        >>> from sktl import CNNFeatures, FeatureStore
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> images, store = load_sample_images().images, FeatureStore(folder / "store.sqlite")
+        >>> _ = CNNFeatures("resnet18", weights=None, store=store).fit_transform(images)
+        >>> with h5py.File(store.export_hdf5(folder / "f.h5", images, ["temple", "flower"])) as f:
+        ...     f["features/resnet18 bottleneck"].shape, f["labels"].asstr()[:].tolist()
+        ((2, 512), ['temple', 'flower'])
+        >>> FeatureStore(folder / "another.sqlite").import_hdf5(folder / "f.h5")
+        2
+        """
+        pictures = paths = None
+        if X is not None:
+            images = as_images(X)
+            pictures = picture_digests(images, self)
+            paths = [str(item) if isinstance(item, (str, os.PathLike)) else "" for item in images]
+        with self._database.open() as db:
+            write_hdf5(db, Path(path), pictures, paths, y, backbone)
+        return Path(path)
+
+    def import_hdf5(self, path: str | os.PathLike[str]) -> int:
+        """Read what :meth:`export_hdf5` wrote, on another machine perhaps.
+
+        The rows are believed: import only files from people whom you trust.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file.
+
+        Returns
+        -------
+        n_rows : int
+            How many rows were new.
+
+        Raises
+        ------
+        ParameterError
+            If the file is no such export.
+        """
+        with self._database.open() as db:
+            return sum(
+                self._write(db, layer, pictures, values)
+                for layer, pictures, values in read_hdf5(Path(path))
+            )
+
     def clear(self, backbone: str | None = None) -> None:
         """Delete everything, or what a network of that name gave.
 
@@ -416,29 +464,38 @@ class FeatureStore:
 
         self._attempt(delete, None, create=False)
 
-    def _work(self, layers: Sequence[StoredLayer]) -> bytes:
-        return digest_bytes(b" ".join(self._key(layer) for layer in layers), "claim")
-
-    def _stored(
-        self, db: sqlite3.Connection, layer: StoredLayer, pictures: Sequence[bytes | None]
-    ) -> set[bytes]:
-        marks = ",".join("?" * len(pictures))
-        return {
-            row[0]
-            for row in db.execute(
-                "SELECT picture FROM features JOIN layers ON layer = layers.id "
-                f"WHERE key = ? AND picture IN ({marks})",
-                [self._key(layer), *pictures],
+    def _write(
+        self,
+        db: sqlite3.Connection,
+        layer: tuple[bytes, str, str, str],
+        pictures: Sequence[bytes | None],
+        values: npt.NDArray[Any],
+    ) -> int:
+        """Commit rows of a layer (key, backbone, description, dtype); count the new ones."""
+        now = time.time()
+        with db:
+            db.execute(
+                "INSERT OR IGNORE INTO layers (key, backbone, description, dtype, shape) "
+                "VALUES (?, ?, ?, ?, ?)",
+                [*layer, json.dumps(values.shape[1:])],
             )
-        }
+            (number,) = db.execute("SELECT id FROM layers WHERE key = ?", layer[:1]).fetchone()
+            before = db.total_changes
+            db.executemany(
+                "INSERT OR IGNORE INTO features (layer, picture, row, crc, used) "
+                "VALUES (?, ?, ?, ?, ?)",
+                [
+                    (number, picture, row.data, zlib.crc32(row), now)
+                    for picture, row in zip(pictures, values, strict=True)
+                    if picture is not None
+                ],
+            )
+            new = db.total_changes - before
+        self._evict(db)
+        return new
 
     def _key(self, layer: StoredLayer) -> bytes:
         return layer.key if self.dtype == "float32" else layer.key + self.dtype.encode()
-
-    @staticmethod
-    def _remember_files(db: sqlite3.Connection, files: list[tuple[Any, ...]]) -> None:
-        with db:
-            db.executemany("INSERT OR REPLACE INTO files VALUES (?,?,?,?,?)", files)
 
     def _evict(self, db: sqlite3.Connection) -> None:
         """Delete the rows not used for longest until a tenth of the limit is free again."""
@@ -480,71 +537,3 @@ class FeatureStore:
                 stacklevel=2,
             )
             return otherwise
-
-
-class _MemoryStore(FeatureStore):
-    """The store of this process; a pickle of it is the store of the process that reads it."""
-
-    def __init__(self) -> None:
-        super().__init__(":memory:")
-        self._database = MemoryDatabase()
-
-    def __repr__(self) -> str:
-        return 'FeatureStore("memory")'
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return resolve_store, ("memory",)
-
-
-_MEMORY = _MemoryStore()
-
-
-def resolve_store(store: Any) -> FeatureStore | None:
-    """The store that an estimator's `store` parameter means.
-
-    Parameters
-    ----------
-    store : "default", "memory", str, Path, FeatureStore or None
-        The user's store, one in the memory of this process, the path of one, itself, or none.
-
-    Returns
-    -------
-    store : FeatureStore or None
-
-    Raises
-    ------
-    ParameterError
-        If it is none of these.
-    """
-    if store is None or isinstance(store, FeatureStore):
-        return store
-    if isinstance(store, str) and store == "memory":
-        return _MEMORY
-    if isinstance(store, str) and store == "default":
-        return FeatureStore()
-    if isinstance(store, (str, os.PathLike)):
-        return FeatureStore(store)
-    raise ParameterError(
-        f'store must be "default", "memory", a path, a FeatureStore or None; got {store!r}'
-    )
-
-
-def _chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    return (items[i : i + _CHUNK] for i in range(0, len(items), _CHUNK))
-
-
-def _is_alive(pid: int) -> bool:
-    """Whether the process exists."""
-    if sys.platform == "win32":
-        import ctypes
-
-        # os.kill would end it there. 0x1000: the right to ask, and no more.
-        handle = ctypes.windll.kernel32.OpenProcess(0x1000, False, pid)
-        return bool(handle and ctypes.windll.kernel32.CloseHandle(handle))
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -125,7 +125,7 @@ def test_an_unchanged_file_is_not_read_again(store, tmp_path, monkeypatch):
     path.write_bytes(b"one")
     os.utime(path, ns=(0, time.time_ns() - 10**11))
     expected = store.digests([str(path)])
-    monkeypatch.setattr("sktl.engine._store.digest_file", lambda path: pytest.fail("read again"))
+    monkeypatch.setattr("sktl.engine._digests.digest_file", lambda path: pytest.fail("read again"))
     assert store.digests([str(path)]) == expected
 
 

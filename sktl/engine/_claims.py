@@ -1,0 +1,77 @@
+"""Who is forwarding which pictures right now, so that processes share the work."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sqlite3
+import sys
+from collections.abc import Sequence
+
+from sktl.images._digest import digest_bytes
+
+__all__ = ["give_back", "take"]
+
+
+def take(
+    db: sqlite3.Connection,
+    keys: Sequence[bytes],
+    pictures: Sequence[bytes | None],
+    n: int,
+    owner: str,
+) -> list[int]:
+    """Positions of at most `n` pictures that are neither stored nor taken by another.
+
+    See :meth:`sktl.FeatureStore.claim`; `keys` are those of the layers to be computed.
+    """
+    work = digest_bytes(b" ".join(keys), "claim")
+    db.execute("BEGIN IMMEDIATE")
+    with db:
+        others = db.execute("SELECT DISTINCT owner FROM claims").fetchall()
+        dead = [row for row in others if not _is_alive(int(row[0].partition("-")[0]))]
+        db.executemany("DELETE FROM claims WHERE owner = ?", dead)
+        taken = {row[0] for row in db.execute("SELECT picture FROM claims")}
+        untaken = (i for i, p in enumerate(pictures) if p is None or work + p not in taken)
+        free: list[int] = []
+        while len(free) < n and (some := list(itertools.islice(untaken, n))):
+            there = [_stored(db, key, [pictures[i] for i in some]) for key in keys]
+            free += [i for i in some if not all(pictures[i] in found for found in there)]
+        free = free[:n]
+        db.executemany(
+            "INSERT OR IGNORE INTO claims VALUES (?, ?)",
+            [(work + p, owner) for p in (pictures[i] for i in free) if p is not None],
+        )
+    return free
+
+
+def give_back(db: sqlite3.Connection, owner: str) -> None:
+    """End the claims of `owner`."""
+    with db:
+        db.execute("DELETE FROM claims WHERE owner = ?", [owner])
+
+
+def _stored(db: sqlite3.Connection, key: bytes, pictures: Sequence[bytes | None]) -> set[bytes]:
+    marks = ",".join("?" * len(pictures))
+    rows = db.execute(
+        "SELECT picture FROM features JOIN layers ON layer = layers.id "
+        f"WHERE key = ? AND picture IN ({marks})",
+        [key, *pictures],
+    )
+    return {row[0] for row in rows}
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether the process exists."""
+    if sys.platform == "win32":
+        import ctypes
+
+        # os.kill would end it there. 0x1000: the right to ask, and no more.
+        handle = ctypes.windll.kernel32.OpenProcess(0x1000, False, pid)
+        return bool(handle and ctypes.windll.kernel32.CloseHandle(handle))
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,59 @@
+"""What an estimator's `store` parameter means."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from sktl.engine._database import MemoryDatabase
+from sktl.engine._store import FeatureStore
+from sktl.exceptions import ParameterError
+
+__all__ = ["resolve_store"]
+
+
+class _MemoryStore(FeatureStore):
+    """The store of this process; a pickle of it is the store of the process that reads it."""
+
+    def __init__(self) -> None:
+        super().__init__(":memory:")
+        self._database = MemoryDatabase()
+
+    def __repr__(self) -> str:
+        return 'FeatureStore("memory")'
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return resolve_store, ("memory",)
+
+
+_MEMORY = _MemoryStore()
+
+
+def resolve_store(store: Any) -> FeatureStore | None:
+    """The store that an estimator's `store` parameter means.
+
+    Parameters
+    ----------
+    store : "default", "memory", str, Path, FeatureStore or None
+        The user's store, one in the memory of this process, the path of one, itself, or none.
+
+    Returns
+    -------
+    store : FeatureStore or None
+
+    Raises
+    ------
+    ParameterError
+        If it is none of these.
+    """
+    if store is None or isinstance(store, FeatureStore):
+        return store
+    if isinstance(store, str) and store == "memory":
+        return _MEMORY
+    if isinstance(store, str) and store == "default":
+        return FeatureStore()
+    if isinstance(store, (str, os.PathLike)):
+        return FeatureStore(store)
+    raise ParameterError(
+        f'store must be "default", "memory", a path, a FeatureStore or None; got {store!r}'
+    )
