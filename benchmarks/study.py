@@ -28,7 +28,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 
 from sktl import CNNFeatures, load_backbone, load_image_folder
-from sktl.engine._extract import _Forward
+from sktl.engine._runtime import Runner
 
 BACKBONE = "efficientnet_lite0"
 forwarded = 0
@@ -60,14 +60,14 @@ class PlainFeatures(TransformerMixin, BaseEstimator):
 
 
 def count_forwarded():
-    forward = _Forward.__call__
+    forward = Runner.__call__
 
     def count(self, pixels):
         global forwarded
         forwarded += len(pixels)
         return forward(self, pixels)
 
-    _Forward.__call__ = count
+    Runner.__call__ = count
 
 
 def study(features, X, y, candidates, memory=None):

@@ -14,7 +14,9 @@ Every error is an :class:`SktlError` and also the builtin that callers already c
     Warning
     └── UserWarning
         ├── BadImageWarning                          pictures became NaN: on_error="nan"
-        └── StoreWarning                             the feature store cannot be used
+        ├── BatchSizeWarning                         too many pictures at once for the memory
+        ├── StoreWarning                             the feature store cannot be used
+        └── WorkerWarning                            a worker process was lost
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ __all__ = [
     "BackboneNotFoundError",
     "BadImage",
     "BadImageWarning",
+    "BatchSizeWarning",
     "ImageDecodeError",
     "ImageFormatError",
     "LayerNotFoundError",
@@ -38,6 +41,7 @@ __all__ = [
     "SktlError",
     "StoreWarning",
     "WeightsError",
+    "WorkerWarning",
 ]
 
 _SHOWN = 20
@@ -75,8 +79,16 @@ class BadImageWarning(UserWarning):
     """Some pictures could not be read and are rows of NaN, as `on_error="nan"` asks."""
 
 
+class BatchSizeWarning(UserWarning):
+    """So many pictures at once do not fit into the device's memory; fewer are forwarded."""
+
+
 class StoreWarning(UserWarning):
     """The feature store cannot be used; features are computed without it."""
+
+
+class WorkerWarning(UserWarning):
+    """A worker process was lost; what it had not finished is computed again."""
 
 
 @dataclass(frozen=True)

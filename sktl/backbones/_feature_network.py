@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
@@ -57,11 +58,18 @@ class _AllSeen(Exception):  # noqa: N818 (nothing went wrong)
     """Stops a forward pass whose remainder nobody asked for."""
 
 
+class _Pass(NamedTuple):
+    """What one thread has met in its forward pass."""
+
+    seen: dict[Tap, torch.Tensor]
+    calls: dict[Tap, int]
+
+
 class FeatureNetwork(nn.Module):
     """Runs a network as far as its deepest tap and returns the tapped layers.
 
     It works on a private replica of the network's structure that shares the weights, so that
-    the network itself never carries hooks and several replicas can run at once.
+    the network itself never carries hooks. Several threads can run it at once.
 
     Parameters
     ----------
@@ -95,7 +103,7 @@ class FeatureNetwork(nn.Module):
         self.anatomy = anatomy
         self.stop = stop
         self.calls: dict[Tap, int] = {}
-        self._seen: dict[Tap, torch.Tensor] = {}
+        self._passes: dict[int, _Pass] = {}
         for tap in dict.fromkeys(taps):
             module = self.replica.get_submodule(tap.path)
             if tap.side == "input":
@@ -105,23 +113,27 @@ class FeatureNetwork(nn.Module):
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """(N, 3, H, W) normalised pictures to one (N, C, h, w) or (N, D) tensor a tap."""
-        self._seen, self.calls = {}, dict.fromkeys(self.taps, 0)
-        with contextlib.suppress(_AllSeen):
-            self.replica(x)
-        seen, self._seen = self._seen, {}
+        thread = threading.get_ident()
+        self._passes[thread] = _Pass({}, dict.fromkeys(self.taps, 0))
+        try:
+            with contextlib.suppress(_AllSeen):
+                self.replica(x)
+        finally:
+            seen, self.calls = self._passes.pop(thread)
         for tap in self.taps:
             if tap not in seen:
                 raise TapError(tap, "does not run in a forward pass; choose the one that holds it")
         return [self._as_map(seen[tap], tap) for tap in self.taps]
 
     def _see(self, tap: Tap, value: Any) -> None:
-        self.calls[tap] += 1
+        seen, calls = self._passes[threading.get_ident()]
+        calls[tap] += 1
         if not isinstance(value, torch.Tensor):
             kind = type(value).__name__
             raise TapError(tap, f"gives a {kind}, not a tensor; choose a layer inside it")
-        all_seen = self.stop and all(self.calls[t] >= t.n_calls for t in self.taps)
+        all_seen = self.stop and all(calls[t] >= t.n_calls for t in self.taps)
         # What runs on may change the value in place, as a ReLU does with a convolution's output.
-        self._seen[tap] = value if all_seen else value.clone()
+        seen[tap] = value if all_seen else value.clone()
         if all_seen:
             raise _AllSeen
 

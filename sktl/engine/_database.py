@@ -132,7 +132,7 @@ def chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
 
 
 def verify_rows(db: sqlite3.Connection) -> tuple[list[tuple[Any, ...]], list[str]]:
-    """Delete damaged rows; give (backbone, layer, rows, damaged) of layers and SQLite's findings."""
+    """Delete damaged rows; tell (backbone, layer, rows, damaged), and what SQLite finds."""
     records = []
     for number, backbone, description in db.execute(
         "SELECT id, backbone, description FROM layers ORDER BY id"

@@ -16,7 +16,8 @@ import numpy.typing as npt
 from tqdm.auto import tqdm
 
 from sktl.engine._digests import picture_digests
-from sktl.engine._extract import Recipe, chunk_size, extract
+from sktl.engine._extract import chunk_size, extract
+from sktl.engine._recipe import Recipe
 from sktl.engine._store import FeatureStore, StoredLayer
 from sktl.exceptions import BadImage, ImageDecodeError
 from sktl.images import ImageCollection
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from sktl.engine._network import Network
+    from sktl.engine._runtime import Runtime
 
 __all__ = ["compute_features"]
 
@@ -48,8 +50,10 @@ def compute_features(
     batch_size: int = 64,
     device: torch.device | None = None,
     n_jobs: int | None = None,
+    runtime: Runtime = "auto",
     progress: bool = False,
     raise_early: bool = True,
+    keep: bool = True,
 ) -> tuple[list[Array], list[BadImage]]:
     """Collect layers of a network for pictures, from the store or by forwarding them.
 
@@ -70,15 +74,19 @@ def compute_features(
         As in :func:`extract`.
     n_jobs : int, default=None
         As in :func:`extract`.
+    runtime : {"auto", "torch", "onnxruntime", "openvino"}, default="auto"
+        As in :func:`extract`.
     progress : bool, default=False
         Show a progress bar if the work takes more than three seconds.
     raise_early : bool, default=True
         Whether bad headers are an error before any work.
+    keep : bool, default=True
+        Whether to return the features. If not, they are only put into the store.
 
     Returns
     -------
     layers : list of ndarray of shape (n, ...), dtype float32
-        One array a layer of the recipe; NaN for bad pictures.
+        One array a layer of the recipe; NaN for bad pictures. Empty if they are not kept.
     bad : list of BadImage
         The pictures that cannot be read.
 
@@ -90,7 +98,7 @@ def compute_features(
     digests = [None] * len(images) if store is None else picture_digests(images, store)
     first, inverse = _unique(digests)
     distinct = images[first]
-    shelf = _Shelf(images, [digests[i] for i in first], network, recipe, store)
+    shelf = _Shelf(images, [digests[i] for i in first], network, recipe, store, keep)
 
     bad = distinct.check(shelf.look_up([]))
     if bad and raise_early:
@@ -108,13 +116,14 @@ def compute_features(
                 batch_size=batch_size,
                 device=device,
                 n_jobs=n_jobs,
+                runtime=runtime,
             ):
                 shelf.put(batch.positions, batch.layers)
                 bad += batch.bad
                 bar.update(len(batch.positions) + len(batch.bad))
             wanted = shelf.look_up(bad)
             bar.update(bar.total - len(wanted) - bar.n)
-    layers = shelf.layers
+    layers = [rows for rows in shelf.layers if rows is not None]
     if len(first) < len(images):
         layers = [rows[inverse] for rows in layers]
     return layers, _of_all(bad, inverse)
@@ -130,16 +139,18 @@ class _Shelf:
         network: Network,
         recipe: Recipe,
         store: FeatureStore | None,
+        keep: bool,
     ) -> None:
         self.pictures, self.store = pictures, store
         self.there = np.zeros(len(pictures), dtype=bool)
         self.owner = f"{os.getpid()}-{uuid.uuid4().hex}"
         self.last_progress = time.monotonic()
-        self.layers: list[Array] = []
+        self.layers: list[Array | None] = []
         self.names: list[StoredLayer] = []
         for layer in recipe.layers:
             shape = pooled_shape(network.shape(layer, recipe.image_size), recipe.pooling)
-            self.layers.append(np.full((len(pictures), *shape), np.nan, np.float32))
+            rows = np.full((len(pictures), *shape), np.nan, np.float32) if keep else None
+            self.layers.append(rows)
             if store is not None:
                 self.names.append(_stored_layer(network, recipe, layer, images))
 
@@ -193,11 +204,12 @@ class _Shelf:
 
     def put(self, positions: list[int], layers: list[Array]) -> None:
         """Keep computed rows, as they will come back from the store."""
-        for number, rows in enumerate(layers):
+        for number, (kept, rows) in enumerate(zip(self.layers, layers, strict=False)):
             if self.store is not None:
                 pictures = [self.pictures[i] for i in positions]
                 rows = self.store.put(self.names[number], pictures, rows)
-            self.layers[number][positions] = rows
+            if kept is not None:
+                kept[positions] = rows
         self.there[positions] = True
         self.last_progress = time.monotonic()
 

@@ -1,8 +1,9 @@
-"""Batch normalisations folded into the convolutions before them."""
+"""Convolutions joined with the normalisation before and the activation behind them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
@@ -10,13 +11,28 @@ from torch import nn
 if TYPE_CHECKING:
     from sktl.backbones import FeatureNetwork
 
-__all__ = ["fuse"]
+__all__ = ["Fused", "fuse"]
 
 _TOLERANCE = 1e-4
 
 
-def fuse(network: FeatureNetwork, size: int) -> int:
-    """Fold batch normalisations into convolutions, where that changes no tapped layer.
+class Fused(NamedTuple):
+    """What was done to a network.
+
+    Attributes
+    ----------
+    folded : int
+        Batch normalisations that are gone.
+    packed : int
+        Convolutions that were handed to oneDNN.
+    """
+
+    folded: int
+    packed: int
+
+
+def fuse(network: FeatureNetwork, size: int) -> Fused:
+    """Fold batch normalisations into convolutions and, on a CPU, let these do the activation too.
 
     Which belong together is seen by watching which tensors go from one to the other. A network
     that uses a convolution's output elsewhere too would change; it is compared before and after,
@@ -25,56 +41,122 @@ def fuse(network: FeatureNetwork, size: int) -> int:
     Parameters
     ----------
     network : FeatureNetwork
-        Its private replica is changed; the weights that it shares with others are not.
+        Its private replica is changed; the weights that it shares with others are not. It must
+        not be moved or copied afterwards.
     size : int
-        Side of the pictures, in pixels.
+        Side of the pictures, in pixels: of all that it will see afterwards.
 
     Returns
     -------
-    n_folded : int
-        How many normalisations are gone.
+    fused : Fused
     """
     weight = next(network.parameters())
     probe = torch.rand((1, 3, size, size), generator=torch.Generator().manual_seed(0))
     probe = probe.to(weight.device, weight.dtype)
     with torch.inference_mode():
-        pairs = _pairs(network, probe)
-        before = network(probe)
-        undo = [_fold(network.replica, *pair) for pair in pairs]
-        after = network(probe)
-        for one, other in zip(before, after, strict=True):
-            if not (one - other).norm() <= _TOLERANCE * one.norm():
-                for restore in reversed(undo):
-                    restore()
-                return 0
-    return len(pairs)
+        seen = _watch(network, probe, _is_foldable)
+        undo = [_fold(network.replica, step.conv, step.then) for step in seen.steps]
+        then = _watch(network, probe, _is_activation)
+        if not _is_same(seen.result, then.result):
+            _restore(undo)
+            then = _watch(network, probe, _is_activation)
+        packed = _pack_all(network, then) if _can_pack(probe) else []
+        if not _is_same(seen.result, network(probe)):
+            _restore(packed)
+    return Fused(len(undo), sum(change.is_conv for change in packed))
 
 
-def _pairs(network: FeatureNetwork, probe: torch.Tensor) -> list[tuple[str, str]]:
-    """Paths of (convolution, normalisation) where the one's output is the other's input."""
+class _Change(NamedTuple):
+    """A module that was replaced."""
+
+    undo: Callable[[], None]
+    is_conv: bool = False
+
+
+class _Step(NamedTuple):
+    """A module that took the output of a convolution."""
+
+    conv: str
+    then: str
+
+
+class _Seen(NamedTuple):
+    """What happened in a forward pass, but for modules that ran more than once or are tapped."""
+
+    result: list[torch.Tensor]
+    steps: list[_Step]
+    convs: dict[str, tuple[int, ...]]  # shapes of their inputs
+
+
+def _watch(
+    network: FeatureNetwork, probe: torch.Tensor, follows: Callable[[nn.Module], bool]
+) -> _Seen:
     made_by: dict[int, tuple[str, torch.Tensor]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     runs: dict[str, int] = {}
-    pairs: list[tuple[str, str]] = []
+    steps: list[_Step] = []
 
     def watch(path: str, module: nn.Module) -> None:
         def hook(_: nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
             runs[path] = runs.get(path, 0) + 1
             if isinstance(module, nn.Conv2d):
                 made_by[id(output)] = path, output  # kept, so that its id is not given again
+                shapes[path] = tuple(inputs[0].shape)
             elif id(inputs[0]) in made_by:
-                pairs.append((made_by[id(inputs[0])][0], path))
+                steps.append(_Step(made_by[id(inputs[0])][0], path))
 
         handles.append(module.register_forward_hook(hook))
 
     handles: list[Any] = []
     for path, module in network.replica.named_modules():
-        if isinstance(module, nn.Conv2d) or _is_foldable(module):
+        if isinstance(module, nn.Conv2d) or follows(module):
             watch(path, module)
-    network(probe)
+    result = network(probe)
     for handle in handles:
         handle.remove()
     tapped = {tap.path for tap in network.taps}
-    return [pair for pair in pairs if all(runs[path] == 1 and path not in tapped for path in pair)]
+    once = {path for path, n in runs.items() if n == 1 and path not in tapped}
+    return _Seen(
+        [maps.clone() for maps in result],
+        [step for step in steps if step.conv in once and step.then in once],
+        {path: shape for path, shape in shapes.items() if path in once},
+    )
+
+
+def _is_same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
+    return all(
+        bool((a - b).norm() <= _TOLERANCE * a.norm()) for a, b in zip(one, other, strict=True)
+    )
+
+
+def _restore(changes: list[_Change]) -> None:
+    for change in reversed(changes):
+        change.undo()
+    changes.clear()
+
+
+def _pack_all(network: FeatureNetwork, seen: _Seen) -> list[_Change]:
+    then = {step.conv: step.then for step in seen.steps}
+    changes = []
+    for path, shape in seen.convs.items():
+        conv: Any = network.replica.get_submodule(path)
+        geometry = _geometry(conv, shape)
+        if geometry is None:
+            continue
+        act = network.replica.get_submodule(then[path]) if path in then else None
+        packed = _PackedConv(conv, act, geometry, shape)
+        changes.append(_replace(network.replica, path, packed)._replace(is_conv=True))
+        if act is not None:
+            changes.append(_replace(network.replica, then[path], nn.Identity()))
+    return changes
+
+
+def _replace(root: nn.Module, path: str, module: nn.Module) -> _Change:
+    parent, _, name = path.rpartition(".")
+    holder = root.get_submodule(parent)
+    old = getattr(holder, name)
+    setattr(holder, name, module)
+    return _Change(lambda: setattr(holder, name, old))
 
 
 def _is_foldable(module: nn.Module) -> bool:
@@ -86,12 +168,10 @@ def _is_foldable(module: nn.Module) -> bool:
     )
 
 
-def _fold(root: nn.Module, conv_path: str, norm_path: str) -> Any:
-    """Replace both; return what puts them back."""
+def _fold(root: nn.Module, conv_path: str, norm_path: str) -> _Change:
+    """Scale the one's weights by the other, and take the other away."""
     conv: Any = root.get_submodule(conv_path)
     norm: Any = root.get_submodule(norm_path)
-    parent, _, name = norm_path.rpartition(".")
-    holder = root.get_submodule(parent)
     old = conv.weight, conv.bias
 
     scale = (norm.running_var.double() + norm.eps).rsqrt()
@@ -108,10 +188,102 @@ def _fold(root: nn.Module, conv_path: str, norm_path: str) -> Any:
     conv.weight = nn.Parameter(weight.to(old[0].dtype, memory_format=layout), requires_grad=False)
     conv.bias = nn.Parameter(shift.to(old[0].dtype), requires_grad=False)
     rest = nn.Identity() if type(norm) is nn.BatchNorm2d else nn.Sequential(norm.drop, norm.act)
-    setattr(holder, name, rest)
+    put_back = _replace(root, norm_path, rest)
 
     def restore() -> None:
         conv.weight, conv.bias = old
-        setattr(holder, name, norm)
+        put_back.undo()
 
-    return restore
+    return _Change(restore)
+
+
+def _activation(module: nn.Module) -> tuple[str, list[float], str] | None:
+    """What oneDNN calls the activation: its name, numbers and algorithm; None if it has none."""
+    if type(module) is nn.ReLU:
+        return "relu", [], ""
+    if isinstance(module, nn.Hardtanh):  # ReLU6 is one
+        return "hardtanh", [module.min_val, module.max_val], ""
+    if type(module) is nn.SiLU:
+        return "swish", [], ""
+    if type(module) is nn.Hardswish:
+        return "hardswish", [], ""
+    if type(module) is nn.GELU:
+        return "gelu", [], module.approximate
+    return None
+
+
+def _is_activation(module: nn.Module) -> bool:
+    return _activation(module) is not None
+
+
+def _can_pack(x: torch.Tensor) -> bool:
+    """Whether PyTorch has the operators that its own compiler uses for this."""
+    mkldnn: Any = torch.backends.mkldnn
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+        and hasattr(torch.ops.mkldnn, "_reorder_convolution_weight")
+    )
+
+
+class _Geometry(NamedTuple):
+    """A convolution with the same padding at both ends."""
+
+    weight: torch.Tensor
+    padding: list[int]
+
+
+def _geometry(conv: nn.Conv2d, shape: tuple[int, ...]) -> _Geometry | None:
+    """What the convolution does to an input of this shape; None if that is not known."""
+    weight = conv.weight.detach()
+    if type(conv) is nn.Conv2d:
+        if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+            return None
+        return _Geometry(weight, list(conv.padding))
+    if type(conv).__name__ != "Conv2dSame":
+        return None
+    # timm's copy of TensorFlow's padding: as much as is needed, the odd one at the far end. There
+    # is no such thing in oneDNN; a column of zeros at the near end of the kernel does the same.
+    padding, extra = [], []
+    sizes = zip(shape[2:], weight.shape[2:], conv.stride, conv.dilation, strict=True)
+    for size, kernel, stride, dilation in sizes:
+        reach = (-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1
+        total = max(reach - size, 0)
+        padding.append(total - total // 2)
+        extra.append(total % 2)
+        if total % 2 and dilation > 1:
+            return None
+    return _Geometry(nn.functional.pad(weight, (extra[1], 0, extra[0], 0)), padding)
+
+
+class _PackedConv(nn.Module):
+    """A convolution whose weights lie as oneDNN wants them, with the activation behind it.
+
+    PyTorch would reorder the weights in every forward pass, and go over the maps once more for the
+    activation.
+    """
+
+    def __init__(
+        self,
+        conv: nn.Conv2d,
+        activation: nn.Module | None,
+        geometry: _Geometry,
+        shape: tuple[int, ...],
+    ) -> None:
+        super().__init__()
+        act = None if activation is None else _activation(activation)
+        steps = [geometry.padding, list(conv.stride), list(conv.dilation), conv.groups]
+        self.weight = torch.ops.mkldnn._reorder_convolution_weight(
+            geometry.weight, *steps, list(shape)
+        )
+        self.bias = None if conv.bias is None else conv.bias.detach()
+        self.rest = *steps, *(act or ("none", [], ""))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) to (N, C', H', W')."""
+        result: torch.Tensor = torch.ops.mkldnn._convolution_pointwise(
+            x, self.weight, self.bias, *self.rest
+        )
+        return result

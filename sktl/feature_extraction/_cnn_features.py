@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import numbers
 import os
@@ -15,6 +16,8 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from sktl.engine import FeatureStore, Network, Recipe, compute_features, resolve_store
+from sktl.engine._recipe import PRECISIONS
+from sktl.engine._runtime import RUNTIMES
 from sktl.exceptions import (
     BadImageWarning,
     ImageDecodeError,
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
     import torch
 
     from sktl.backbones import Backbone
+    from sktl.engine._recipe import Precision
+    from sktl.engine._runtime import Runtime
 
 __all__ = ["CNNFeatures"]
 
@@ -71,13 +76,18 @@ class CNNFeatures(ImageEstimatorMixin, TransformerMixin, BaseEstimator):
         Pictures held and forwarded at once. It does not change the features.
     device : str or torch.device, default="auto"
         "auto" is CUDA where there is one, else the CPU.
-    precision : {"auto", "exact"}, default="auto"
+    precision : {"auto", "exact", "bf16"}, default="auto"
         "exact" repeats the reference transform and the plain float32 forward pass of the
         library that the network comes from. "auto" is faster and stays within 5e-3 of it
-        (relative L2 norm of a picture's features).
+        (relative L2 norm of a picture's features). "bf16" computes with 8 bits of mantissa: for
+        devices that are faster at it, and for classifiers that do not mind some per cent.
     n_jobs : int, default=None
         Number of shards computed in parallel by joblib; each worker loads the network. One
         process uses all cores already: this is for spreading over processes and machines.
+    runtime : {"auto", "torch", "onnxruntime", "openvino"}, default="auto"
+        What runs the network. "auto" is PyTorch; on a CPU, for 1,000 pictures or more, it is ONNX
+        Runtime where that is installed and found to be faster. The features are the same to
+        rounding, and shared through the store.
     store : {"default", "memory"}, str, Path, FeatureStore or None, default="default"
         Where features are kept, so that no picture is forwarded twice: the user's cache folder,
         the memory of this process, the path of a file, a :class:`sktl.FeatureStore`, or nowhere.
@@ -140,8 +150,9 @@ class CNNFeatures(ImageEstimatorMixin, TransformerMixin, BaseEstimator):
         crops: Literal["center", "ten"] = "center",
         batch_size: int = 64,
         device: str | torch.device = "auto",
-        precision: Literal["auto", "exact"] = "auto",
+        precision: Precision = "auto",
         n_jobs: int | None = None,
+        runtime: Runtime = "auto",
         store: str | os.PathLike[str] | FeatureStore | None = "default",
         image_shape: tuple[int, ...] | None = None,
         value_range: tuple[float, float] | None = None,
@@ -159,6 +170,7 @@ class CNNFeatures(ImageEstimatorMixin, TransformerMixin, BaseEstimator):
         self.device = device
         self.precision = precision
         self.n_jobs = n_jobs
+        self.runtime = runtime
         self.store = store
         self.image_shape = image_shape
         self.value_range = value_range
@@ -219,6 +231,46 @@ class CNNFeatures(ImageEstimatorMixin, TransformerMixin, BaseEstimator):
         """
         return self._features(*self._fit(X))
 
+    def warm(self, X: Any, layers: Sequence[Layer] | None = None) -> Self:
+        """Put layers of the pictures into the feature store, in one pass through the network.
+
+        A search over ``layer`` then finds all of them there, where it would make a pass for each.
+        Nothing is fitted, and no features are held in memory.
+
+        Parameters
+        ----------
+        X : array-like of n_images pictures
+            Anything that :func:`sktl.images.as_images` takes.
+        layers : list of str or int, default=None
+            Layers, as of the parameter `layer`, which is the default.
+
+        Returns
+        -------
+        self : CNNFeatures
+
+        Raises
+        ------
+        ParameterError
+            If ``store=None``: there is nothing to be filled.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_sample_images
+        >>> from sktl import CNNFeatures
+        >>> features = CNNFeatures("resnet18", weights=None, store="memory")
+        >>> _ = features.warm(load_sample_images().images, layers=["layer3", "bottleneck"])
+        >>> features.set_params(layer="layer3").fit_transform(load_sample_images().images).shape
+        (2, 256)
+        """
+        chosen = copy.copy(self)
+        if layers is not None:
+            chosen.layer = layers
+        checks = chosen._checks(concatenates=False)
+        checks.that("store", self.store, self.store is not None, "a feature store, to be filled")
+        checks.done()
+        chosen._features(self._read_images(X, reset=False), self._network(), keep=False)
+        return self
+
     def get_feature_names_out(self, input_features: Any = None) -> npt.NDArray[np.object_]:
         """Names of the features.
 
@@ -260,8 +312,10 @@ class CNNFeatures(ImageEstimatorMixin, TransformerMixin, BaseEstimator):
         self.n_features_out_ = sum(math.prod(pooled_shape(s, self.pooling)) for s in shapes)
         return images, network
 
-    def _features(self, images: ImageCollection, network: Network) -> npt.NDArray[np.float32]:
-        """Features of all pictures; an error or a warning for the bad ones."""
+    def _features(
+        self, images: ImageCollection, network: Network, *, keep: bool = True
+    ) -> npt.NDArray[np.float32]:
+        """Features of all pictures, if they are kept; an error or a warning for the bad ones."""
         layers, bad = compute_features(
             images,
             network,
@@ -271,8 +325,12 @@ class CNNFeatures(ImageEstimatorMixin, TransformerMixin, BaseEstimator):
             batch_size=self.batch_size,
             device=resolve_device(self.device),
             n_jobs=self.n_jobs,
+            runtime=self.runtime,
             progress=bool(self.verbose),
+            keep=keep,
         )
+        if not keep:
+            layers = [np.empty((len(images), 0), np.float32)]
         features = layers[0] if len(layers) == 1 else np.concatenate(layers, axis=1)
         if bad and self.on_error == "raise":
             raise ImageDecodeError(bad, len(images), features)
@@ -300,10 +358,14 @@ class CNNFeatures(ImageEstimatorMixin, TransformerMixin, BaseEstimator):
         return tuple(layer if isinstance(layer, str) else int(layer) for layer in layers)
 
     def _check_parameters(self) -> None:
+        self._checks().done()
+
+    def _checks(self, *, concatenates: bool = True) -> ParameterChecks:
         checks = ParameterChecks(type(self).__name__)
         checks.choice("pooling", self.pooling, POOLINGS)
         checks.choice("crops", self.crops, ("center", "ten"))
-        checks.choice("precision", self.precision, ("auto", "exact"))
+        checks.choice("precision", self.precision, PRECISIONS)
+        checks.choice("runtime", self.runtime, RUNTIMES)
         checks.choice("on_error", self.on_error, ("raise", "nan"))
         checks.integer("batch_size", self.batch_size, minimum=1)
         checks.integer("image_size", self.image_size, minimum=1, optional=True)
@@ -323,10 +385,10 @@ class CNNFeatures(ImageEstimatorMixin, TransformerMixin, BaseEstimator):
         checks.that(
             "pooling",
             self.pooling,
-            not (self.pooling == "none" and named and len(layers) > 1),
+            not (concatenates and self.pooling == "none" and named and len(layers) > 1),
             'other than "none" for several layers, whose maps have different shapes',
         )
-        checks.done()
+        return checks
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -18,8 +18,8 @@ from torch import nn
 
 from sktl import CNNFeatures, FeatureStore
 from sktl.backbones import Backbone, Preprocessing, register_backbone
-from sktl.engine._extract import _Forward
-from sktl.exceptions import ImageDecodeError
+from sktl.engine._runtime import Runner
+from sktl.exceptions import BadImageWarning, ImageDecodeError, ParameterError
 
 
 def network(seed=0, activation=nn.ReLU):
@@ -50,13 +50,13 @@ def store(tmp_path):
 def forwarded(monkeypatch):
     """How many pictures each network has been given."""
     counts = Counter()
-    forward = _Forward.__call__
+    forward = Runner.__call__
 
     def count(self, pixels):
         counts["all"] += len(pixels)
         return forward(self, pixels)
 
-    monkeypatch.setattr(_Forward, "__call__", count)
+    monkeypatch.setattr(Runner, "__call__", count)
     return counts
 
 
@@ -196,7 +196,7 @@ def test_what_was_finished_before_the_damage_is_kept(store, forwarded):
 def test_an_interrupted_extraction_goes_on_where_it_stopped(store, monkeypatch):
     X = pictures(12)
     features = CNNFeatures(backbone(), store=store, batch_size=2)
-    forward = _Forward.__call__
+    forward = Runner.__call__
     batches = []
 
     def interrupt(self, pixels):
@@ -205,11 +205,11 @@ def test_an_interrupted_extraction_goes_on_where_it_stopped(store, monkeypatch):
             raise KeyboardInterrupt
         return forward(self, pixels)
 
-    monkeypatch.setattr(_Forward, "__call__", interrupt)
+    monkeypatch.setattr(Runner, "__call__", interrupt)
     with pytest.raises(KeyboardInterrupt):
         features.transform(X)
     features.transform(X)
-    assert sum(batches) == 12 + 2, "only the interrupted batch is forwarded again"
+    assert 12 < sum(batches) <= 12 + 3 * 2, "only what was under way is forwarded again"
 
 
 def test_several_shards_give_what_one_gives(store):
@@ -224,16 +224,16 @@ SCRIPT = """
 import sys, time
 import numpy as np
 from sktl import CNNFeatures
-from sktl.engine._extract import _Forward
+from sktl.engine._runtime import Runner
 
-forward, counts = _Forward.__call__, []
+forward, counts = Runner.__call__, []
 
 def count(self, pixels):
     counts.append(len(pixels))
     time.sleep(0.02)
     return forward(self, pixels)
 
-_Forward.__call__ = count
+Runner.__call__ = count
 X = np.random.default_rng(0).integers(0, 256, (200, 40, 40, 3), dtype=np.uint8)
 features = CNNFeatures("resnet18", weights=None, image_size=32, batch_size=4, store=sys.argv[1])
 print(sum(counts), float(features.transform(X).sum()), sum(counts))
@@ -275,3 +275,38 @@ def test_a_process_that_stands_still_is_not_waited_for_forever(store, monkeypatc
     monkeypatch.setattr("sktl.engine._features._PATIENCE_S", 0.3)
     found = CNNFeatures(backbone(), store=store).transform(X)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_warming_fills_the_store_for_a_search_over_layers_in_one_pass(store, forwarded):
+    X, y = pictures(), np.arange(20) % 2
+    features = CNNFeatures(backbone(), store=store)
+    assert features.warm(X, layers=["0", "2", "bottleneck"]) is features
+    assert forwarded["all"] == 20
+    assert store.info()["rows"].tolist() == [20, 20, 20]
+    assert features.layer == "bottleneck"
+    assert not hasattr(features, "n_features_out_")
+    model = Pipeline([("feat", features), ("clf", LogisticRegression())])
+    GridSearchCV(model, {"feat__layer": ["0", "2", "bottleneck"]}, cv=2).fit(X, y)
+    assert forwarded["all"] == 20
+
+
+def test_warming_names_bad_pictures_and_keeps_the_others(store):
+    X = [*pictures(3), b"not a picture"]
+    features = CNNFeatures(backbone(), store=store, on_error="nan")
+    with pytest.warns(BadImageWarning, match="1 of 4"):
+        features.warm(X)
+    assert store.info()["rows"].tolist() == [3]
+    with pytest.raises(ImageDecodeError, match="1 of 4"):
+        features.set_params(on_error="raise").warm(X)
+
+
+def test_warming_works_for_maps_of_several_layers(store):
+    CNNFeatures(backbone(), pooling="none", store=store).warm(pictures(3), layers=["0", "2"])
+    assert store.info()["rows"].tolist() == [3, 3]
+
+
+def test_warming_nothing_is_refused():
+    with pytest.raises(ParameterError, match="store must be a feature store"):
+        CNNFeatures(backbone(), store=None).warm(pictures(2))
+    with pytest.raises(ParameterError, match="layer must be a name"):
+        CNNFeatures(backbone(), store="memory").warm(pictures(2), layers=[])

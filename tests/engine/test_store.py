@@ -1,3 +1,4 @@
+import json
 import multiprocessing
 import os
 import pickle
@@ -6,6 +7,7 @@ import sqlite3
 import threading
 import time
 
+import h5py
 import numpy as np
 import pytest
 
@@ -279,3 +281,122 @@ def test_what_is_stored_cannot_be_claimed_but_what_has_no_digest_always_can(stor
     assert store.claim([LAYER], [*KEYS, None], 3, f"{os.getpid()}-you") == [10]
     second = StoredLayer(b"second", "net", {})
     assert store.claim([LAYER, second], KEYS, 3, f"{os.getpid()}-you") == [0, 1, 2]
+
+
+def damage(store, picture):
+    """Flip one bit of a stored row."""
+    with sqlite3.connect(store.path) as db:
+        (row,) = db.execute("SELECT row FROM features WHERE picture = ?", [picture]).fetchone()
+        changed = bytes([row[0] ^ 1]) + row[1:]
+        db.execute("UPDATE features SET row = ? WHERE picture = ?", [changed, picture])
+
+
+def test_a_damaged_row_is_not_handed_out_and_is_replaced(store):
+    store.put(LAYER, KEYS, ROWS)
+    damage(store, KEYS[3])
+    found, rows = read(store)
+    assert found.tolist() == [i != 3 for i in range(10)]
+    assert np.isnan(rows[3]).all()
+    store.put(LAYER, [KEYS[3]], ROWS[3:4])
+    np.testing.assert_array_equal(read(store)[1], ROWS)
+
+
+def test_verify_counts_and_deletes_damaged_rows(store):
+    assert store.verify().empty
+    assert not store.path.exists()
+    store.put(LAYER, KEYS, ROWS)
+    store.put(StoredLayer(b"other", "other", {"layer": "x"}), KEYS[:2], ROWS[:2])
+    assert store.verify()["damaged"].tolist() == [0, 0]
+    damage(store, KEYS[5])
+    damage(store, KEYS[6])
+    report = store.verify()
+    assert report.to_numpy().tolist() == [["net", "bottleneck", 10, 2], ["other", "x", 2, 0]]
+    assert report.attrs == {"path": str(store.path), "problems": []}
+    assert store.verify()["rows"].tolist() == [8, 2]
+
+
+def test_verify_reports_what_is_wrong_with_the_file(store, tmp_path):
+    store.put(LAYER, KEYS * 50, np.tile(ROWS, (50, 1)))
+    with sqlite3.connect(store.path) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    content = bytearray(store.path.read_bytes())
+    content[4096:8192] = b"\xff" * 4096
+    store.path.write_bytes(content)
+    assert store.verify().attrs["problems"]
+    (tmp_path / "foreign").write_bytes(b"something else" * 1000)
+    assert FeatureStore(tmp_path / "foreign").verify().attrs["problems"]
+
+
+@pytest.fixture
+def digits(tmp_path):
+    paths = []
+    for i in range(6):
+        paths.append(tmp_path / f"{i}.png")
+        paths[-1].write_bytes(b"picture %d" % i)
+    return paths
+
+
+def test_an_export_is_what_people_keep_by_hand(store, digits, tmp_path):
+    pictures = store.digests([str(path) for path in digits])
+    store.put(LAYER, pictures[:5], ROWS[:5])
+    maps = np.random.default_rng(1).random((3, 2, 2)).astype(np.float32)[None].repeat(2, 0)
+    store.put(StoredLayer(b"maps", "timm/net", {"layer": "x"}), pictures[3:5], maps)
+    path = store.export_hdf5(tmp_path / "f.h5", digits[::-1], ["a", "b", "a", "b", "a", "ü"])
+    with h5py.File(path) as file:
+        assert sorted(file) == ["digests", "features", "labels", "paths", "recipe"]
+        rows = file["features/net bottleneck"][:]
+        np.testing.assert_array_equal(rows[1:], ROWS[4::-1])
+        assert np.isnan(rows[0]).all()
+        np.testing.assert_array_equal(file["features/timm net x"][1:3], maps)
+        assert file["labels"].asstr()[:].tolist() == ["a", "b", "a", "b", "a", "ü"]
+        assert file["paths"].asstr()[:].tolist() == [str(path) for path in digits[::-1]]
+        assert file["digests"][2].tobytes() == pictures[3]
+        assert json.loads(file["recipe/net bottleneck"][()])["pooling"] == "avg"
+
+
+def test_everything_is_exported_by_default_and_comes_back(store, digits, tmp_path):
+    pictures = store.digests([str(path) for path in digits])
+    store.put(LAYER, pictures, ROWS[:6])
+    store.put(StoredLayer(b"other", "net", {"layer": "bottleneck"}), pictures[:2], -ROWS[:2])
+    path = store.export_hdf5(tmp_path / "f.h5")
+    other = FeatureStore(tmp_path / "other.sqlite")
+    assert other.import_hdf5(path) == 8
+    assert other.import_hdf5(path) == 0
+    np.testing.assert_array_equal(read(other, pictures)[1], ROWS[:6])
+    assert other.info()["rows"].tolist() == [6, 2]
+    assert other.verify()["damaged"].sum() == 0
+    with h5py.File(path) as file:
+        assert sorted(file["features"]) == ["net bottleneck", "net bottleneck 2"]
+
+
+def test_an_export_of_halves_comes_back_as_halves(tmp_path):
+    half = FeatureStore(tmp_path / "half", dtype="float16")
+    returned = half.put(LAYER, KEYS, ROWS)
+    other = FeatureStore(tmp_path / "other", dtype="float16")
+    other.import_hdf5(half.export_hdf5(tmp_path / "f.h5"))
+    np.testing.assert_array_equal(read(other)[1], returned)
+
+
+def test_exports_of_one_backbone(store, tmp_path):
+    store.put(LAYER, KEYS, ROWS)
+    store.put(StoredLayer(b"other", "other", {"layer": "x"}), KEYS[:2], ROWS[:2])
+    with h5py.File(store.export_hdf5(tmp_path / "f.h5", backbone="other")) as file:
+        assert list(file["features"]) == ["other x"]
+        assert len(file["digests"]) == 2
+
+
+def test_what_cannot_be_exported_or_imported_is_said(store, digits, tmp_path):
+    store.put(LAYER, KEYS, ROWS)
+    with pytest.raises(ParameterError, match="none of these pictures has stored features"):
+        store.export_hdf5(tmp_path / "f.h5", digits)
+    with pytest.raises(ParameterError, match="without X"):
+        store.export_hdf5(tmp_path / "f.h5", y=[1] * 10)
+    with pytest.raises(ParameterError, match=r"6 pictures; got shape \(5,\)"):
+        store.export_hdf5(tmp_path / "f.h5", digits, [1] * 5)
+    assert not list(tmp_path.glob("f.h5*"))
+    (tmp_path / "text").write_text("no HDF5")
+    with h5py.File(tmp_path / "h5", "w") as file:
+        file["x"] = [1]
+    for name, reason in [("none", "not found"), ("text", "not an HDF5"), ("h5", "not written by")]:
+        with pytest.raises(ParameterError, match=reason):
+            store.import_hdf5(tmp_path / name)

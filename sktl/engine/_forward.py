@@ -1,0 +1,196 @@
+"""Pictures through a network in one process: decoding beside forwarding."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+import torch
+from threadpoolctl import threadpool_limits
+
+from sktl.engine._network import Network
+from sktl.engine._prepare import n_crops, prepare
+from sktl.engine._recipe import Recipe
+from sktl.engine._runtime import Runner, Runtime, make_runner
+from sktl.exceptions import BadImage
+from sktl.images import ImageCollection
+from sktl.images._decode import BadImageError
+
+__all__ = ["Batch", "forward"]
+
+Array = npt.NDArray[np.float32]
+T = TypeVar("T")
+
+# Crops that a thread forwards at once: larger batches gain nothing on a CPU, and their activations
+# no longer fit the caches.
+_CPU_STEP = 4
+# More threads than this would wait for Python's lock; further cores work inside the operations.
+_MOST_REPLICAS = 16
+# How many chunks are decoded ahead.
+_AHEAD = 2
+
+
+class Batch(NamedTuple):
+    """Results of some pictures.
+
+    Attributes
+    ----------
+    positions : list of int
+        Which pictures.
+    layers : list of ndarray, dtype float32
+        One (len(positions), ...) array a layer of the recipe.
+    bad : list of BadImage
+        Pictures beside them that could not be decoded.
+    """
+
+    positions: list[int]
+    layers: list[Array]
+    bad: list[BadImage]
+
+
+class _Decoded(NamedTuple):
+    positions: list[int]
+    pixels: npt.NDArray[np.uint8]
+    bad: list[BadImage]
+
+
+def forward(
+    images: ImageCollection,
+    network: Network,
+    recipe: Recipe,
+    chunks: Iterable[Sequence[int]],
+    *,
+    n_images: int,
+    device: torch.device,
+    runtime: Runtime = "auto",
+) -> Iterator[Batch]:
+    """Forward pictures through a network, chunk by chunk.
+
+    See :func:`sktl.engine.extract`.
+    """
+    by_device = _on_cpu if device.type == "cpu" else _on_device
+    return by_device(images, network, recipe, chunks, n_images, device, runtime)
+
+
+def _on_cpu(
+    images: ImageCollection,
+    network: Network,
+    recipe: Recipe,
+    chunks: Iterable[Sequence[int]],
+    n_images: int,
+    device: torch.device,
+    runtime: Runtime,
+) -> Iterator[Batch]:
+    """Each thread has a core of its own, and decodes and forwards a few pictures at a time.
+
+    One network that spreads every operation over the cores makes them wait for each other
+    hundreds of times a picture.
+    """
+    cores = torch.get_num_threads()
+    step = max(1, min(_CPU_STEP // n_crops(recipe.crops), -(-n_images // cores)))
+    n_threads = min(cores, _MOST_REPLICAS, -(-n_images // step))
+    with _threads(n_threads, cores // n_threads) as threads:
+        runner: Runner = threads.submit(
+            make_runner, network.load(), recipe, device, runtime, n_images=n_images, step=_CPU_STEP
+        ).result()
+
+        def work(positions: Sequence[int]) -> Batch:
+            decoded = _decode(images, positions, runner)
+            layers = runner(decoded.pixels) if decoded.positions else []
+            return Batch(decoded.positions, layers, decoded.bad)
+
+        for parts in _ahead(threads, work, chunks, step):
+            layers = [part.layers for part in parts if part.positions]
+            yield Batch(
+                [i for part in parts for i in part.positions],
+                [np.concatenate(arrays) for arrays in zip(*layers, strict=True)],
+                [failure for part in parts for failure in part.bad],
+            )
+
+
+def _on_device(
+    images: ImageCollection,
+    network: Network,
+    recipe: Recipe,
+    chunks: Iterable[Sequence[int]],
+    n_images: int,
+    device: torch.device,
+    runtime: Runtime,
+) -> Iterator[Batch]:
+    """Threads decode ahead of the device, and the device is never asked to wait for results."""
+    runner = make_runner(network.load(), recipe, device, runtime, n_images=n_images, step=1 << 30)
+    launched: deque[tuple[list[int], Any, list[BadImage]]] = deque()
+
+    def finish() -> Batch:
+        positions, values, bad = launched.popleft()
+        return Batch(positions, runner.fetch(values), bad)
+
+    with _threads(joblib.cpu_count(), 1) as threads:
+        for parts in _ahead(threads, lambda some: _decode(images, some, runner), chunks, 1):
+            good = [part for part in parts if part.positions]
+            pixels = np.concatenate([part.pixels for part in good]) if good else None
+            launched.append(
+                (
+                    [i for part in good for i in part.positions],
+                    [] if pixels is None else runner.launch(pixels),
+                    [failure for part in parts for failure in part.bad],
+                )
+            )
+            if len(launched) > 1:
+                yield finish()
+        while launched:
+            yield finish()
+
+
+def _decode(images: ImageCollection, positions: Sequence[int], runner: Runner) -> _Decoded:
+    recipe = runner.recipe
+    good, pixels, bad = [], [], []
+    for i in positions:
+        try:
+            image = images.read_rgb(i)
+        except BadImageError as error:
+            bad.append(BadImage(i, images.describe(i), str(error)))
+            continue
+        good.append(i)
+        # PyTorch's resizing alone would take up to .01 of the features' norm.
+        exact = recipe.precision != "bf16"
+        pixels.append(prepare(image, runner.preprocessing, recipe.crops, exact=exact))
+    return _Decoded(good, np.stack(pixels) if pixels else np.empty(0, np.uint8), bad)
+
+
+def _ahead(
+    threads: ThreadPoolExecutor,
+    work: Callable[[Sequence[int]], T],
+    chunks: Iterable[Sequence[int]],
+    step: int,
+) -> Iterator[list[T]]:
+    """What `work` gives for each chunk, `step` positions at a time, begun some chunks ahead."""
+    begun: deque[list[Future[T]]] = deque()
+    for chunk in chunks:
+        parts = (chunk[i : i + step] for i in range(0, len(chunk), step))
+        begun.append([threads.submit(work, part) for part in parts])
+        if len(begun) > _AHEAD:
+            yield [future.result() for future in begun.popleft()]
+    while begun:
+        yield [future.result() for future in begun.popleft()]
+
+
+@contextlib.contextmanager
+def _threads(n_threads: int, n_cores: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that use some cores each; the limit ends with them and concerns no other thread."""
+
+    def limit() -> None:
+        torch.get_num_threads()  # PyTorch sets its own limit when a thread first asks
+        threadpool_limits(n_cores, user_api="openmp")
+
+    threads = ThreadPoolExecutor(n_threads, initializer=limit)
+    try:
+        yield threads
+    finally:
+        threads.shutdown(cancel_futures=True)

@@ -1,0 +1,302 @@
+"""Programs that run a network: pixels of some pictures in, pooled layers out."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import tempfile
+import threading
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from sktl.engine._fuse import fuse
+from sktl.exceptions import BatchSizeWarning, ParameterError
+from sktl.nn.pooling import pool
+from sktl.utils._optional import import_optional
+
+if TYPE_CHECKING:
+    from sktl.backbones import Backbone, Preprocessing
+    from sktl.engine._recipe import Recipe
+
+__all__ = ["RUNTIMES", "Runner", "Runtime", "make_runner"]
+
+Runtime = Literal["auto", "torch", "onnxruntime", "openvino"]
+RUNTIMES = ("auto", "torch", "onnxruntime", "openvino")
+Array = npt.NDArray[np.float32]
+
+# Finding what can be fused costs as much as a few pictures.
+_WORTH_FUSING = 32
+# Exporting a network and timing it against PyTorch takes some seconds.
+_WORTH_EXPORTING = 1000
+
+
+def make_runner(
+    backbone: Backbone,
+    recipe: Recipe,
+    device: torch.device,
+    runtime: Runtime = "auto",
+    *,
+    n_images: int,
+    step: int,
+) -> Runner:
+    """The runner that a runtime's name means.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        The network.
+    recipe : Recipe
+        What to compute.
+    device : torch.device
+        Where to compute. Everything but PyTorch computes on the CPU.
+    runtime : {"auto", "torch", "onnxruntime", "openvino"}, default="auto"
+        "auto" is PyTorch; on a CPU, for 1,000 pictures or more, it is ONNX Runtime where that is
+        installed and found to be faster.
+    n_images : int
+        How many pictures will be forwarded.
+    step : int
+        How many of their crops at once.
+
+    Returns
+    -------
+    runner : Runner
+
+    Raises
+    ------
+    ParameterError
+        If the runtime cannot run this network, or not in this way.
+    """
+    if runtime == "onnxruntime":
+        return _OnnxRunner(backbone, recipe, device, step)
+    if runtime == "openvino":
+        return _OpenVinoRunner(backbone, recipe, device, step)
+    runner = _TorchRunner(backbone, recipe, device, step, is_worth_fusing=n_images >= _WORTH_FUSING)
+    if (
+        runtime == "auto"
+        and recipe.precision == "auto"
+        and device.type == "cpu"
+        and n_images >= _WORTH_EXPORTING
+        and importlib.util.find_spec("onnxruntime")
+        and importlib.util.find_spec("onnx")
+    ):
+        with contextlib.suppress(ParameterError):
+            other = _OnnxRunner(backbone, recipe, device, step)
+            return min((runner, other), key=_time_of)
+    return runner
+
+
+class Runner:
+    """Pixels of a batch to its pooled layers. Several threads can call it at once."""
+
+    def __init__(self, backbone: Backbone, recipe: Recipe, device: torch.device, step: int) -> None:
+        self.recipe, self.device, self.step = recipe, device, step
+        self.preprocessing: Preprocessing = backbone.preprocessing.at_size(recipe.image_size)
+        mean = torch.tensor(self.preprocessing.mean, device=device).view(1, 3, 1, 1)
+        std = torch.tensor(self.preprocessing.std, device=device).view(1, 3, 1, 1)
+        self.mean, self.std = mean, std
+        # (x / 255 - mean) / std in one step
+        self.scale, self.shift = 1 / (255 * std), -mean / std
+
+    def __call__(self, pixels: npt.NDArray[np.uint8]) -> list[Array]:
+        """(n, n_crops, H, W, 3) uint8 to one (n, ...) float32 array a layer."""
+        return self.fetch(self.launch(pixels))
+
+    def launch(self, pixels: npt.NDArray[np.uint8]) -> list[list[torch.Tensor]]:
+        """Begin, without waiting for a device to finish: layers of each step, on the device."""
+        parts = []
+        done = 0
+        while done < len(pixels):
+            step = max(1, self.step // pixels.shape[1])
+            try:
+                with torch.inference_mode():
+                    parts.append(self._pooled(pixels[done : done + step]))
+            except torch.OutOfMemoryError as error:
+                self._halve(step * pixels.shape[1], error)
+            else:
+                done += step
+        return parts
+
+    def fetch(self, parts: list[list[torch.Tensor]]) -> list[Array]:
+        """What was launched, as one array a layer."""
+        return [
+            np.concatenate([t.cpu().numpy() for t in tensors])
+            for tensors in zip(*parts, strict=True)
+        ]
+
+    def _run(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """(n, 3, H, W) normalised pictures to maps."""
+        raise NotImplementedError
+
+    def _pooled(self, pixels: npt.NDArray[np.uint8]) -> list[torch.Tensor]:
+        n, crops = pixels.shape[:2]
+        results = []
+        for maps in self._run(self._normalised(pixels)):
+            values = pool(maps.float(), self.recipe.pooling)
+            # (n * k, ...) -> (n, k, ...), then the mean over the crops
+            results.append(values.reshape(n, crops, *values.shape[1:]).mean(1))
+        return results
+
+    def _normalised(self, pixels: npt.NDArray[np.uint8]) -> torch.Tensor:
+        x = torch.from_numpy(pixels).flatten(0, 1)  # (n, k, H, W, 3) -> (nk, H, W, 3)
+        if self.device.type == "cuda":
+            x = x.pin_memory().to(self.device, non_blocking=True)
+        else:
+            x = x.to(self.device)
+        x = x.permute(0, 3, 1, 2)  # (nk, H, W, 3) -> (nk, 3, H, W), channels-last in memory
+        if self.recipe.precision == "exact":
+            return (x.contiguous().float() / 255 - self.mean) / self.std
+        return x.float().mul_(self.scale).add_(self.shift)
+
+    def _halve(self, n: int, error: Exception) -> None:
+        if n <= 1:
+            raise error
+        if not getattr(self, "_has_halved", False):
+            self._has_halved = True
+            warnings.warn(
+                f"{n} pictures at once do not fit into the memory of {self.device}; going on with "
+                f"{n // 2}, or fewer. Pass a smaller batch_size to avoid the attempt",
+                BatchSizeWarning,
+                stacklevel=2,
+            )
+        self.step = n // 2
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+class _TorchRunner(Runner):
+    """PyTorch itself."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        recipe: Recipe,
+        device: torch.device,
+        step: int,
+        *,
+        is_worth_fusing: bool,
+    ) -> None:
+        super().__init__(backbone, recipe, device, step)
+        exact = recipe.precision == "exact"
+        self.network = backbone.feature_network(
+            recipe.layers, device=device, channels_last=not exact
+        )
+        self.dtype = next((p.dtype for p in self.network.parameters()), torch.float32)
+        if recipe.precision == "auto" and is_worth_fusing:
+            fuse(self.network, self.preprocessing.size)
+
+    def _run(self, x: torch.Tensor) -> list[torch.Tensor]:
+        with self._arithmetic():
+            maps: list[torch.Tensor] = self.network(x.to(self.dtype))
+        return maps
+
+    def _arithmetic(self) -> contextlib.AbstractContextManager[Any]:
+        if self.recipe.precision == "bf16":
+            return torch.autocast(self.device.type, torch.bfloat16)
+        if self.recipe.precision == "exact" and self.device.type == "cuda":
+            # Convolutions in full float32; the default is TF32.
+            flags = torch.backends.cudnn.flags
+            return cast(
+                "contextlib.AbstractContextManager[Any]",
+                flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=False),
+            )
+        return contextlib.nullcontext()
+
+
+class _OnnxRunner(Runner):
+    """ONNX Runtime, on the CPU."""
+
+    def __init__(self, backbone: Backbone, recipe: Recipe, device: torch.device, step: int) -> None:
+        super().__init__(backbone, recipe, _cpu(device, "onnxruntime"), step)
+        if recipe.precision != "auto":
+            raise ParameterError(
+                f'runtime="onnxruntime" has precision="auto" only; got {recipe.precision!r}'
+            )
+        library = import_optional("onnxruntime", extra="onnx", caller='runtime="onnxruntime"')
+        options = library.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        self.session = library.InferenceSession(
+            _export(backbone, recipe), options, providers=["CPUExecutionProvider"]
+        )
+
+    def _run(self, x: torch.Tensor) -> list[torch.Tensor]:
+        arrays = self.session.run(None, {"x": x.contiguous().numpy()})
+        return [torch.from_numpy(array) for array in arrays]
+
+
+class _OpenVinoRunner(Runner):
+    """OpenVINO, on the CPU."""
+
+    def __init__(self, backbone: Backbone, recipe: Recipe, device: torch.device, step: int) -> None:
+        super().__init__(backbone, recipe, _cpu(device, "openvino"), step)
+        if recipe.precision == "exact":
+            raise ParameterError(
+                'runtime="openvino" has precision "auto" and "bf16" only; got "exact"'
+            )
+        library = import_optional("openvino", extra="openvino", caller='runtime="openvino"')
+        core = library.Core()
+        model = core.read_model(io.BytesIO(_export(backbone, recipe)))
+        threads = torch.get_num_threads()
+        options = {
+            "INFERENCE_PRECISION_HINT": "bf16" if recipe.precision == "bf16" else "f32",
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": threads,
+        }
+        self.compiled = core.compile_model(model, "CPU", options)
+        self.local = threading.local()
+
+    def _run(self, x: torch.Tensor) -> list[torch.Tensor]:
+        if not hasattr(self.local, "request"):
+            self.local.request = self.compiled.create_infer_request()
+        arrays = self.local.request.infer([x.contiguous().numpy()])
+        return [torch.from_numpy(np.array(arrays[output])) for output in self.compiled.outputs]
+
+
+def _cpu(device: torch.device, runtime: str) -> torch.device:
+    if device.type != "cpu":
+        raise ParameterError(f'runtime="{runtime}" computes on the CPU; got device="{device}"')
+    return device
+
+
+def _export(backbone: Backbone, recipe: Recipe) -> bytes:
+    """The network as ONNX, for batches of any size; compared with PyTorch before it is used."""
+    import_optional("onnx", extra="onnx", caller="another runtime than PyTorch")
+    network = backbone.feature_network(recipe.layers, device=torch.device("cpu"))
+    size = backbone.preprocessing.at_size(recipe.image_size).size
+    probe = torch.rand((2, 3, size, size), generator=torch.Generator().manual_seed(0))
+    names = [f"layer_{i}" for i in range(len(recipe.layers))]
+    try:
+        with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+            warnings.simplefilter("ignore")  # the tracer's remarks about constants
+            file = Path(folder, "network.onnx")
+            torch.onnx.export(
+                network,
+                (probe,),
+                file,
+                input_names=["x"],
+                output_names=names,
+                dynamic_axes={name: {0: "n"} for name in ("x", *names)},
+                dynamo=False,  # the other exporter cannot follow hooks
+            )
+            return file.read_bytes()
+    except Exception as error:
+        raise ParameterError(f"{backbone.spec.name} cannot be exported to ONNX: {error}") from error
+
+
+def _time_of(runner: Runner) -> float:
+    """Seconds for one step, the better of two after one for warming up."""
+    size = runner.preprocessing.size
+    pixels = np.zeros((max(1, runner.step), 1, size, size, 3), np.uint8)
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        runner(pixels)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds[1:])
