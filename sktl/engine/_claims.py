@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import sqlite3
 import sys
 from collections.abc import Sequence
 
+from sktl.engine._database import chunks
 from sktl.images._digest import digest_bytes
 
 __all__ = ["give_back", "take"]
@@ -19,6 +19,7 @@ def take(
     pictures: Sequence[bytes | None],
     n: int,
     owner: str,
+    finished: Sequence[bytes | None] = (),
 ) -> list[int]:
     """Positions of at most `n` pictures that are neither stored nor taken by another.
 
@@ -27,15 +28,25 @@ def take(
     work = digest_bytes(b" ".join(keys), "claim")
     db.execute("BEGIN IMMEDIATE")
     with db:
+        db.executemany(
+            "DELETE FROM claims WHERE picture = ? AND owner = ?",
+            [(work + p, owner) for p in finished if p is not None],
+        )
         others = db.execute("SELECT DISTINCT owner FROM claims").fetchall()
         dead = [row for row in others if not _is_alive(int(row[0].partition("-")[0]))]
         db.executemany("DELETE FROM claims WHERE owner = ?", dead)
-        taken = {row[0] for row in db.execute("SELECT picture FROM claims")}
-        untaken = (i for i, p in enumerate(pictures) if p is None or work + p not in taken)
         free: list[int] = []
-        while len(free) < n and (some := list(itertools.islice(untaken, n))):
+        for some in chunks(range(len(pictures))):
+            taken = _taken(db, [work + p for p in (pictures[i] for i in some) if p is not None])
             there = [_stored(db, key, [pictures[i] for i in some]) for key in keys]
-            free += [i for i in some if not all(pictures[i] in found for found in there)]
+            for i in some:
+                picture = pictures[i]
+                if picture is None or not (
+                    work + picture in taken or all(picture in found for found in there)
+                ):
+                    free.append(i)
+            if len(free) >= n:
+                break
         free = free[:n]
         db.executemany(
             "INSERT OR IGNORE INTO claims VALUES (?, ?)",
@@ -48,6 +59,12 @@ def give_back(db: sqlite3.Connection, owner: str) -> None:
     """End the claims of `owner`."""
     with db:
         db.execute("DELETE FROM claims WHERE owner = ?", [owner])
+
+
+def _taken(db: sqlite3.Connection, claims: Sequence[bytes]) -> set[bytes]:
+    marks = ",".join("?" * len(claims))
+    rows = db.execute(f"SELECT picture FROM claims WHERE picture IN ({marks})", claims)
+    return {row[0] for row in rows}
 
 
 def _stored(db: sqlite3.Connection, key: bytes, pictures: Sequence[bytes | None]) -> set[bytes]:

@@ -145,6 +145,7 @@ class _Shelf:
         self.there = np.zeros(len(pictures), dtype=bool)
         self.owner = f"{os.getpid()}-{uuid.uuid4().hex}"
         self.last_progress = time.monotonic()
+        self.finished: list[bytes | None] = []
         self.layers: list[Array | None] = []
         self.names: list[StoredLayer] = []
         for layer in recipe.layers:
@@ -185,22 +186,22 @@ class _Shelf:
         A process that stands still, suspended in a terminal, is not waited for forever.
         """
         handed_out = False
-        while wanted:
-            if self.store is None:
-                mine = wanted[:n]
-            else:
-                pictures = [self.pictures[i] for i in wanted]
-                mine = [wanted[i] for i in self.store.claim(self.names, pictures, n, self.owner)]
-            if not mine and time.monotonic() - self.last_progress > _PATIENCE_S:
-                mine = wanted[:n]
-            if not mine:
-                if not handed_out:
-                    time.sleep(_POLL_S)
-                return
-            handed_out = True
-            yield mine
-            taken = set(mine)
-            wanted = [i for i in wanted if i not in taken]
+        for some in (wanted[i : i + n] for i in range(0, len(wanted), n)):
+            mine = some
+            if self.store is not None:
+                pictures = [self.pictures[i] for i in some]
+                free = self.store.claim(self.names, pictures, n, self.owner, self.finished)
+                mine = [some[i] for i in free]
+                self.finished = []
+            if mine:
+                handed_out = True
+                yield mine
+        if handed_out:
+            return
+        if time.monotonic() - self.last_progress > _PATIENCE_S:
+            yield wanted[:n]
+        else:
+            time.sleep(_POLL_S)
 
     def put(self, positions: list[int], layers: list[Array]) -> None:
         """Keep computed rows, as they will come back from the store."""
@@ -211,6 +212,7 @@ class _Shelf:
             if kept is not None:
                 kept[positions] = rows
         self.there[positions] = True
+        self.finished += [self.pictures[i] for i in positions]
         self.last_progress = time.monotonic()
 
 

@@ -25,12 +25,13 @@ if TYPE_CHECKING:
     from sktl.backbones import Backbone, Preprocessing
     from sktl.engine._recipe import Recipe
 
-__all__ = ["RUNTIMES", "Runner", "Runtime", "make_runner"]
+__all__ = ["RUNTIMES", "Runner", "Runtime", "check_runtime", "make_runner"]
 
 Runtime = Literal["auto", "torch", "onnxruntime", "openvino"]
 RUNTIMES = ("auto", "torch", "onnxruntime", "openvino")
 Array = npt.NDArray[np.float32]
 
+_PRECISIONS = {"onnxruntime": ("auto",), "openvino": ("auto", "bf16")}
 # Finding what can be fused costs as much as a few pictures.
 _WORTH_FUSING = 32
 # Exporting a network and timing it against PyTorch takes some seconds.
@@ -71,8 +72,9 @@ def make_runner(
     Raises
     ------
     ParameterError
-        If the runtime cannot run this network, or not in this way.
+        If the network cannot be exported to the runtime.
     """
+    check_runtime(runtime, recipe.precision, device)
     if runtime == "onnxruntime":
         return _OnnxRunner(backbone, recipe, device, step)
     if runtime == "openvino":
@@ -92,11 +94,47 @@ def make_runner(
     return runner
 
 
+def check_runtime(runtime: Runtime, precision: str, device: torch.device) -> None:
+    """Raise an error if a runtime is not installed or does not do what is asked of it.
+
+    Parameters
+    ----------
+    runtime : {"auto", "torch", "onnxruntime", "openvino"}
+        As of :func:`make_runner`.
+    precision : {"auto", "exact", "bf16"}
+        As of :class:`Recipe`.
+    device : torch.device
+        Where to compute.
+
+    Raises
+    ------
+    ParameterError
+        If the runtime has no such precision or device.
+    MissingDependencyError
+        If it is not installed.
+    """
+    if runtime not in _PRECISIONS:
+        return
+    able = _PRECISIONS[runtime]
+    if precision not in able:
+        listed = " or ".join(f'"{name}"' for name in able)
+        raise ParameterError(
+            f'precision must be {listed} with runtime="{runtime}"; got {precision!r}.'
+        )
+    if device.type != "cpu":
+        raise ParameterError(f'device must be "cpu" with runtime="{runtime}"; got "{device}".')
+    extra = "onnx" if runtime == "onnxruntime" else "openvino"
+    for package in ("onnx", runtime):
+        if importlib.util.find_spec(package) is None:
+            import_optional(package, extra=extra, caller=f'runtime="{runtime}"')
+
+
 class Runner:
     """Pixels of a batch to its pooled layers. Several threads can call it at once."""
 
     def __init__(self, backbone: Backbone, recipe: Recipe, device: torch.device, step: int) -> None:
         self.recipe, self.device, self.step = recipe, device, step
+        self._lock, self._has_halved = threading.Lock(), False
         self.preprocessing: Preprocessing = backbone.preprocessing.at_size(recipe.image_size)
         mean = torch.tensor(self.preprocessing.mean, device=device).view(1, 3, 1, 1)
         std = torch.tensor(self.preprocessing.std, device=device).view(1, 3, 1, 1)
@@ -157,8 +195,9 @@ class Runner:
     def _halve(self, n: int, error: Exception) -> None:
         if n <= 1:
             raise error
-        if not getattr(self, "_has_halved", False):
-            self._has_halved = True
+        with self._lock:
+            is_first, self._has_halved = not self._has_halved, True
+        if is_first:
             warnings.warn(
                 f"{n} pictures at once do not fit into the memory of {self.device}; going on with "
                 f"{n // 2}, or fewer. Pass a smaller batch_size to avoid the attempt",
@@ -210,18 +249,14 @@ class _TorchRunner(Runner):
 
 
 class _OnnxRunner(Runner):
-    """ONNX Runtime, on the CPU."""
+    """ONNX Runtime, on the CPU: one core a call."""
 
     def __init__(self, backbone: Backbone, recipe: Recipe, device: torch.device, step: int) -> None:
-        super().__init__(backbone, recipe, _cpu(device, "onnxruntime"), step)
-        if recipe.precision != "auto":
-            raise ParameterError(
-                f'runtime="onnxruntime" has precision="auto" only; got {recipe.precision!r}'
-            )
-        library = import_optional("onnxruntime", extra="onnx", caller='runtime="onnxruntime"')
+        super().__init__(backbone, recipe, device, step)
+        library = importlib.import_module("onnxruntime")
         options = library.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        options.log_severity_level = 3  # errors
         self.session = library.InferenceSession(
             _export(backbone, recipe), options, providers=["CPUExecutionProvider"]
         )
@@ -232,23 +267,16 @@ class _OnnxRunner(Runner):
 
 
 class _OpenVinoRunner(Runner):
-    """OpenVINO, on the CPU."""
+    """OpenVINO, on the CPU: one core a call."""
 
     def __init__(self, backbone: Backbone, recipe: Recipe, device: torch.device, step: int) -> None:
-        super().__init__(backbone, recipe, _cpu(device, "openvino"), step)
-        if recipe.precision == "exact":
-            raise ParameterError(
-                'runtime="openvino" has precision "auto" and "bf16" only; got "exact"'
-            )
-        library = import_optional("openvino", extra="openvino", caller='runtime="openvino"')
-        core = library.Core()
-        model = core.read_model(io.BytesIO(_export(backbone, recipe)))
-        threads = torch.get_num_threads()
+        super().__init__(backbone, recipe, device, step)
+        core = importlib.import_module("openvino").Core()
         options = {
             "INFERENCE_PRECISION_HINT": "bf16" if recipe.precision == "bf16" else "f32",
-            "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": threads,
+            "PERFORMANCE_HINT": "THROUGHPUT",
         }
+        model = core.read_model(io.BytesIO(_export(backbone, recipe)))
         self.compiled = core.compile_model(model, "CPU", options)
         self.local = threading.local()
 
@@ -259,15 +287,8 @@ class _OpenVinoRunner(Runner):
         return [torch.from_numpy(np.array(arrays[output])) for output in self.compiled.outputs]
 
 
-def _cpu(device: torch.device, runtime: str) -> torch.device:
-    if device.type != "cpu":
-        raise ParameterError(f'runtime="{runtime}" computes on the CPU; got device="{device}"')
-    return device
-
-
 def _export(backbone: Backbone, recipe: Recipe) -> bytes:
-    """The network as ONNX, for batches of any size; compared with PyTorch before it is used."""
-    import_optional("onnx", extra="onnx", caller="another runtime than PyTorch")
+    """The network as ONNX, for batches of any size."""
     network = backbone.feature_network(recipe.layers, device=torch.device("cpu"))
     size = backbone.preprocessing.at_size(recipe.image_size).size
     probe = torch.rand((2, 3, size, size), generator=torch.Generator().manual_seed(0))

@@ -210,6 +210,7 @@ class FeatureStore:
         pictures: Sequence[bytes | None],
         n: int,
         owner: str,
+        finished: Sequence[bytes | None] = (),
     ) -> list[int]:
         """Take some pictures to be forwarded, so that no other process forwards them too.
 
@@ -223,6 +224,8 @@ class FeatureStore:
             How many at most.
         owner : str
             Who takes them; begins with the process id, so that the claims of the dead are void.
+        finished : sequence of bytes or None, default=()
+            Pictures that the owner had taken and is done with.
 
         Returns
         -------
@@ -232,7 +235,7 @@ class FeatureStore:
         keys = [self._key(layer) for layer in layers]
         everything = list(range(min(n, len(pictures))))
         return self._attempt(  # type: ignore[no-any-return]
-            lambda db: take(db, keys, pictures, n, owner), everything
+            lambda db: take(db, keys, pictures, n, owner, finished), everything
         )
 
     def release(self, owner: str) -> None:

@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from sktl.engine import FeatureStore, Network, Recipe, compute_features, resolve_store
 from sktl.engine._recipe import PRECISIONS
-from sktl.engine._runtime import RUNTIMES
+from sktl.engine._runtime import RUNTIMES, check_runtime
 from sktl.exceptions import (
     BadImageWarning,
     ImageDecodeError,
@@ -370,6 +370,8 @@ class CNNFeatures(ImageEstimatorMixin, TransformerMixin, BaseEstimator):
         checks.integer("batch_size", self.batch_size, minimum=1)
         checks.integer("image_size", self.image_size, minimum=1, optional=True)
         checks.attempt(resolve_device, self.device)
+        if not checks.wrong:
+            checks.attempt(check_runtime, self.runtime, self.precision, resolve_device(self.device))
         checks.attempt(resolve_store, self.store)
         layers: Any = self.layer if self._many() else (self.layer,)
         named = isinstance(layers, Sequence) and all(

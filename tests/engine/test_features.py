@@ -267,9 +267,9 @@ def test_a_process_that_stands_still_is_not_waited_for_forever(store, monkeypatc
     expected = CNNFeatures(backbone(), store=None).transform(X)
     claim = FeatureStore.claim
 
-    def by_another(self, layers, wanted, n, owner):
+    def by_another(self, layers, wanted, n, owner, finished):
         claim(self, layers, wanted, 4, f"{os.getpid()}-suspended")
-        return claim(self, layers, wanted, n, owner)
+        return claim(self, layers, wanted, n, owner, finished)
 
     monkeypatch.setattr(FeatureStore, "claim", by_another)
     monkeypatch.setattr("sktl.engine._features._PATIENCE_S", 0.3)
@@ -310,3 +310,33 @@ def test_warming_nothing_is_refused():
         CNNFeatures(backbone(), store=None).warm(pictures(2))
     with pytest.raises(ParameterError, match="layer must be a name"):
         CNNFeatures(backbone(), store="memory").warm(pictures(2), layers=[])
+
+
+MEMORY = """
+import resource, sys
+import numpy as np
+from torch import nn
+from sktl import CNNFeatures
+from sktl.backbones import Backbone, Preprocessing
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+X = np.random.default_rng(0).integers(0, 256, (6000, 12, 12, 3), dtype=np.uint8)
+network = Backbone(nn.Conv2d(3, 16, 8, 8).eval(), preprocessing=Preprocessing(size=64, resize=64))
+features = CNNFeatures(network, store=sys.argv[1])
+features.fit_transform(X[:300])
+before = peak()
+features.fit_transform(X)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no resource module")
+def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path):
+    grown = subprocess.run(
+        [sys.executable, "-c", MEMORY, tmp_path / "store"],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    decoded = 6000 * 64 * 64 * 3
+    assert int(grown) < decoded / 2

@@ -400,3 +400,12 @@ def test_what_cannot_be_exported_or_imported_is_said(store, digits, tmp_path):
     for name, reason in [("none", "not found"), ("text", "not an HDF5"), ("h5", "not written by")]:
         with pytest.raises(ParameterError, match=reason):
             store.import_hdf5(tmp_path / name)
+
+
+def test_claims_end_with_their_work(store):
+    assert store.claim([LAYER], KEYS, 4, f"{os.getpid()}-one") == [0, 1, 2, 3]
+    assert store.claim([LAYER], KEYS, 4, f"{os.getpid()}-two") == [4, 5, 6, 7]
+    store.put(LAYER, KEYS[:2], ROWS[:2])
+    assert store.claim([LAYER], KEYS, 4, f"{os.getpid()}-one", KEYS[:4]) == [2, 3, 8, 9]
+    with sqlite3.connect(store.path) as db:
+        assert db.execute("SELECT COUNT(*) FROM claims").fetchone() == (8,)

@@ -1,0 +1,171 @@
+"""Whatever runs the network, the features are the same."""
+
+import importlib.util
+import threading
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_sample_images
+from torch import nn
+
+from sktl import CNNFeatures, FeatureStore
+from sktl.backbones import Backbone, Preprocessing
+from sktl.engine import Recipe, _runtime
+from sktl.engine._runtime import check_runtime
+from sktl.exceptions import BatchSizeWarning, MissingDependencyError, ParameterError
+
+
+def pictures(n=6):
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (n, 40, 30, 3), dtype=np.uint8)
+
+
+def small(module=None):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = module or nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU6(), nn.Conv2d(8, 16, 3, 2)
+        )
+    return Backbone(module.eval(), preprocessing=Preprocessing(size=24, resize=28))
+
+
+def distance(one, other):
+    return (np.linalg.norm(one - other, axis=1) / np.linalg.norm(other, axis=1)).max()
+
+
+@pytest.mark.parametrize("runtime", ["torch", "onnxruntime", "openvino"])
+@pytest.mark.parametrize("crops", ["center", "ten"])
+def test_runtimes_agree_on_real_pictures(runtime, crops):
+    images = load_sample_images().images
+    expected = CNNFeatures(precision="exact", crops=crops, store=None).fit_transform(images)
+    features = CNNFeatures(runtime=runtime, crops=crops, store=None).fit_transform(images)
+    assert distance(features, expected) < 2e-5
+
+
+@pytest.mark.parametrize("runtime", ["torch", "onnxruntime", "openvino"])
+def test_runtimes_give_several_layers_of_many_pictures(runtime):
+    X = pictures(70)  # enough for the network to be fused
+    parameters = {"layer": ["1", "bottleneck"], "pooling": "flatten", "store": None}
+    expected = CNNFeatures(small(), precision="exact", **parameters).fit_transform(X)
+    features = CNNFeatures(small(), runtime=runtime, **parameters).fit_transform(X)
+    np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_runtimes_share_what_is_stored(tmp_path):
+    store = FeatureStore(tmp_path / "store")
+    for runtime in ("torch", "onnxruntime", "openvino", "auto"):
+        CNNFeatures(small(), runtime=runtime, store=store).fit_transform(pictures())
+    assert store.info()[["rows", "hits"]].to_numpy().tolist() == [[6, 18]]
+
+
+@pytest.mark.parametrize("runtime", ["torch", "openvino"])
+def test_bf16_is_near_and_kept_apart(runtime, tmp_path):
+    store = FeatureStore(tmp_path / "store")
+    images = load_sample_images().images
+    expected = CNNFeatures(store=store).fit_transform(images)
+    rough = CNNFeatures(precision="bf16", runtime=runtime, store=store).fit_transform(images)
+    assert 1e-4 < distance(rough, expected) < 0.1
+    assert store.info()["precision"].tolist() == ["auto", "bf16"]
+
+
+def test_many_pictures_go_to_the_runtime_that_is_found_to_be_faster(monkeypatch):
+    monkeypatch.setattr(_runtime, "_WORTH_EXPORTING", 6)
+    seconds = {}
+
+    def time_of(runner):
+        return seconds[type(runner).__name__]
+
+    monkeypatch.setattr(_runtime, "_time_of", time_of)
+    used = []
+    for kind in (_runtime._TorchRunner, _runtime._OnnxRunner):
+
+        def run(self, x, *, run=kind._run):
+            used.append(type(self).__name__)
+            return run(self, x)
+
+        monkeypatch.setattr(kind, "_run", run)
+    features = CNNFeatures(small(), store=None)
+    for faster, slower in [("_TorchRunner", "_OnnxRunner"), ("_OnnxRunner", "_TorchRunner")]:
+        seconds.update({faster: 1, slower: 2})
+        used.clear()
+        features.fit_transform(pictures(6))
+        assert set(used) == {faster}
+    used.clear()
+    features.fit_transform(pictures(5))
+    assert set(used) == {"_TorchRunner"}
+
+
+def test_timing_a_runner_runs_it():
+    cpu = torch.device("cpu")
+    runner = _runtime.make_runner(small(), Recipe(), cpu, "torch", n_images=4, step=4)
+    assert _runtime._time_of(runner) > 0
+
+
+def test_a_network_that_cannot_be_exported_is_named(monkeypatch):
+    monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: 1 / 0)
+    features = CNNFeatures(small(), runtime="onnxruntime", store=None)
+    with pytest.raises(ParameterError, match="cannot be exported to ONNX: division"):
+        features.fit_transform(pictures())
+    monkeypatch.setattr(_runtime, "_WORTH_EXPORTING", 1)
+    CNNFeatures(small(), store=None).fit_transform(pictures()), "which PyTorch then does"
+
+
+def test_what_a_runtime_cannot_do_is_said_before_work(monkeypatch):
+    with pytest.raises(ParameterError, match='precision must be "auto" with runtime="onnxruntime"'):
+        CNNFeatures(runtime="onnxruntime", precision="exact").fit(pictures())
+    with pytest.raises(ParameterError, match='precision must be "auto" or "bf16" with'):
+        CNNFeatures(runtime="openvino", precision="exact").fit(pictures())
+    with pytest.raises(ParameterError, match=r"runtime must be one of .* Did you mean 'openvino'"):
+        CNNFeatures(runtime="openvin").fit(pictures())
+    with pytest.raises(ParameterError, match='device must be "cpu" with runtime="openvino"'):
+        check_runtime("openvino", "auto", torch.device("cuda"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install \"sktl\[onnx\]\""):
+        CNNFeatures(runtime="onnxruntime").fit(pictures())
+
+
+class Narrow(nn.Module):
+    """Has memory for some pictures only."""
+
+    def __init__(self, most):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.most, self.seen = most, []
+
+    def forward(self, x):
+        if x.device.type != "meta":
+            self.seen.append(len(x))
+            if len(x) > self.most:
+                raise torch.OutOfMemoryError("no room")
+        return self.conv(x)
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_that_is_said_once():
+    module = Narrow(most=1)
+    with pytest.warns(BatchSizeWarning, match="4 pictures at once do not fit .* 2") as caught:
+        features = CNNFeatures(small(module), store=None).fit_transform(pictures(16))
+    assert len(caught) == 1
+    module.most = 99
+    expected = CNNFeatures(small(module), store=None).fit_transform(pictures(16))
+    np.testing.assert_allclose(features, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_picture_that_does_not_fit_alone_is_an_error():
+    with (
+        pytest.warns(BatchSizeWarning),
+        pytest.raises(torch.OutOfMemoryError),
+    ):
+        CNNFeatures(small(Narrow(most=0)), store=None).fit_transform(pictures(16))
+
+
+def test_limits_on_cores_end_with_the_work():
+    before = torch.get_num_threads()
+    CNNFeatures(small(), store=None).fit_transform(pictures(20))
+    assert torch.get_num_threads() == before
+    counts = []
+    thread = threading.Thread(target=lambda: counts.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    assert counts == [before]
