@@ -320,7 +320,8 @@ from sktl import CNNFeatures
 from sktl.backbones import Backbone, Preprocessing
 
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 X = np.random.default_rng(0).integers(0, 256, (6000, 12, 12, 3), dtype=np.uint8)
 network = Backbone(nn.Conv2d(3, 16, 8, 8).eval(), preprocessing=Preprocessing(size=64, resize=64))
