@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 IMAGES ?=
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test lint docs bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/plot_demo.py $(if $(IMAGES),"$(IMAGES)")
@@ -19,14 +19,19 @@ test: $(VENV)/.test
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
+# Speed beside other libraries, which are installed into .bench at the first run.
+bench: $(VENV)/.bench
+	$(BIN)/python benchmarks/extraction.py $(if $(IMAGES),"$(IMAGES)")
+
 # One stamp an extra: installed when missing or when the requirements change.
 $(VENV)/.demo: EXTRAS = offline,plot
 $(VENV)/.test: EXTRAS = test
 $(VENV)/.docs: EXTRAS = docs
-$(VENV)/.demo $(VENV)/.test $(VENV)/.docs: pyproject.toml
+$(VENV)/.bench: EXTRAS = bench
+$(VENV)/.demo $(VENV)/.test $(VENV)/.docs $(VENV)/.bench: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[$(EXTRAS)]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) out docs/_build docs/auto_examples docs/api/generated
+	rm -rf $(VENV) .bench out docs/_build docs/auto_examples docs/api/generated
