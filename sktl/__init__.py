@@ -37,6 +37,7 @@ _PACKAGES = (
     "exceptions",
     "feature_extraction",
     "images",
+    "linear_model",
     "metrics",
     "nn",
     "utils",

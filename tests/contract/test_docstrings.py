@@ -16,6 +16,7 @@ from sklearn.base import BaseEstimator
 from torch import nn
 
 import sktl
+from sktl.images import ImageEstimatorMixin
 
 # Every check of numpydoc runs, but for these.
 LEFT_OUT = {
@@ -163,8 +164,15 @@ def test_fitted_attributes_are_documented(tmp_path):
         if not (inspect.isclass(cls) and issubclass(cls, BaseEstimator)):
             continue
         fitted = set()
-        for options, X in (({"image_shape": (8, 8)}, rows), ({}, frame)):
-            estimator = cls(network, image_size=32, **options).fit(X)
+        if issubclass(cls, ImageEstimatorMixin):
+            estimators = [
+                cls(network, image_size=32, image_shape=(8, 8)).fit(rows),
+                cls(network, image_size=32).fit(frame),
+            ]
+        else:
+            table = pd.DataFrame(rows / 255).add_prefix("f")
+            estimators = [cls().fit(table.to_numpy(), [0, 1, 2]), cls().fit(table, [0, 1, 2])]
+        for estimator in estimators:
             fitted |= {a for a in vars(estimator) if a.endswith("_") and not a.startswith("_")}
         documented = {entry.name for entry in ClassDoc(cls)["Attributes"]}
         assert {a for a in documented if a.endswith("_")} == fitted, name
