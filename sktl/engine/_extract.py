@@ -87,12 +87,13 @@ def extract(
             images, network, recipe, chunks, n_images=n_images, device=device, runtime=runtime
         )
         return
-    arguments = network, recipe, batch_size, device, runtime
+    arguments = network, recipe, batch_size, runtime
+    devices = itertools.cycle(_all_of(device))
     unfinished: deque[Sequence[int]] = deque()
     losses = 0
     while True:
         try:
-            for batches in _in_workers(images, arguments, chunks, unfinished, n_jobs):
+            for batches in _in_workers(images, arguments, devices, chunks, unfinished, n_jobs):
                 chunk = unfinished.popleft()
                 losses = 0
                 for positions, layers, bad in batches:
@@ -116,6 +117,7 @@ def extract(
 def _in_workers(
     images: ImageCollection,
     arguments: tuple[Any, ...],
+    devices: Iterator[torch.device],
     chunks: Iterator[Sequence[int]],
     unfinished: deque[Sequence[int]],
     n_jobs: int | None,
@@ -125,7 +127,7 @@ def _in_workers(
     def tasks(some: Iterable[Sequence[int]]) -> Iterator[Any]:
         for chunk in some:
             unfinished.append(chunk)
-            yield joblib.delayed(_work)(images[chunk], *arguments)
+            yield joblib.delayed(_work)(images[chunk], *arguments, next(devices))
 
     backend, _ = joblib.parallel.get_active_backend()
     if backend.supports_return_generator:
@@ -135,6 +137,14 @@ def _in_workers(
     wave = 2 * joblib.effective_n_jobs(n_jobs)
     while some := list(itertools.islice(chunks, wave)):
         yield from joblib.Parallel(n_jobs=n_jobs)(tasks(some))
+
+
+def _all_of(device: torch.device) -> list[torch.device]:
+    """The devices that shards take turns on: all GPUs, unless one of them is named."""
+    is_named = ":" in str(device)
+    if device.type != "cuda" or is_named:
+        return [device]
+    return [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
 
 
 def _is_loss(error: Exception) -> bool:
@@ -161,8 +171,8 @@ def _work(
     network: Network,
     recipe: Recipe,
     batch_size: int,
-    device: torch.device,
     runtime: Runtime,
+    device: torch.device,
 ) -> list[Batch]:
     """What a worker does with the pictures that it was sent."""
     n = len(images)

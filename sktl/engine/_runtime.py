@@ -148,17 +148,20 @@ class Runner:
 
     def launch(self, pixels: npt.NDArray[np.uint8]) -> list[list[torch.Tensor]]:
         """Begin, without waiting for a device to finish: layers of each step, on the device."""
-        parts = []
+        parts: list[list[torch.Tensor]] = []
         done = 0
         while done < len(pixels):
-            step = max(1, self.step // pixels.shape[1])
+            some = pixels[done : done + max(1, self.step // pixels.shape[1])]
             try:
                 with torch.inference_mode():
-                    parts.append(self._pooled(pixels[done : done + step]))
-            except torch.OutOfMemoryError as error:
-                self._halve(step * pixels.shape[1], error)
-            else:
-                done += step
+                    parts.append(self._pooled(some))
+                done += len(some)
+                continue
+            except torch.OutOfMemoryError:
+                if len(some) == 1:
+                    raise
+            # Only here, behind the error, is what the attempt had in memory let go of.
+            self._halve(len(some) * pixels.shape[1])
         return parts
 
     def fetch(self, parts: list[list[torch.Tensor]]) -> list[Array]:
@@ -192,9 +195,7 @@ class Runner:
             return (x.contiguous().float() / 255 - self.mean) / self.std
         return x.float().mul_(self.scale).add_(self.shift)
 
-    def _halve(self, n: int, error: Exception) -> None:
-        if n <= 1:
-            raise error
+    def _halve(self, n: int) -> None:
         with self._lock:
             is_first, self._has_halved = not self._has_halved, True
         if is_first:

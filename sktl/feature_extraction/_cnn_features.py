@@ -83,7 +83,8 @@ class CNNFeatures(ImageEstimatorMixin, TransformerMixin, BaseEstimator):
         devices that are faster at it, and for classifiers that do not mind some per cent.
     n_jobs : int, default=None
         Number of shards computed in parallel by joblib; each worker loads the network. One
-        process uses all cores already: this is for spreading over processes and machines.
+        process uses all cores already: this is for spreading over processes, machines and GPUs,
+        on which the shards take turns unless `device` names one of them.
     runtime : {"auto", "torch", "onnxruntime", "openvino"}, default="auto"
         What runs the network. "auto" is PyTorch; on a CPU, for 1,000 pictures or more, it is ONNX
         Runtime where that is installed and found to be faster. The features are the same to

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from sktl import as_images
 from sktl.engine import Batch, Recipe, _extract
@@ -104,7 +105,7 @@ class KilledWorker(Exception):  # noqa: N818 (as it is called there)
 def batches_of(lost_after, calls):
     """Stands in for the workers: loses one after some chunks of each attempt."""
 
-    def in_workers(images, arguments, chunks, unfinished, n_jobs):
+    def in_workers(images, arguments, devices, chunks, unfinished, n_jobs):
         calls.append([])
         for done, chunk in enumerate(chunks):
             unfinished.append(chunk)
@@ -150,3 +151,10 @@ def test_workers_may_be_lost_often_if_work_is_finished_between(run):
         positions, _ = run(lambda attempt: 1 if attempt < 9 else None)
     assert positions == list(range(20))
     assert len(caught) == 8
+
+
+def test_shards_take_turns_on_the_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [str(d) for d in _extract._all_of(torch.device("cuda"))] == ["cuda:0", "cuda:1"]
+    assert [str(d) for d in _extract._all_of(torch.device("cuda:1"))] == ["cuda:1"]
+    assert [str(d) for d in _extract._all_of(torch.device("cpu"))] == ["cpu"]

@@ -2,16 +2,18 @@
 
 import importlib.util
 import threading
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.datasets import load_sample_images
 from torch import nn
 
-from sktl import CNNFeatures, FeatureStore
+from sktl import CNNFeatures, FeatureStore, as_images
 from sktl.backbones import Backbone, Preprocessing
-from sktl.engine import Recipe, _runtime
+from sktl.engine import Network, Recipe, _forward, _runtime
 from sktl.engine._runtime import check_runtime
 from sktl.exceptions import BatchSizeWarning, MissingDependencyError, ParameterError
 
@@ -129,10 +131,12 @@ def test_what_a_runtime_cannot_do_is_said_before_work(monkeypatch):
 class Narrow(nn.Module):
     """Has memory for some pictures only."""
 
+    seen: ClassVar = []  # of all copies
+
     def __init__(self, most):
         super().__init__()
         self.conv = nn.Conv2d(3, 4, 3)
-        self.most, self.seen = most, []
+        self.most = most
 
     def forward(self, x):
         if x.device.type != "meta":
@@ -158,6 +162,39 @@ def test_a_picture_that_does_not_fit_alone_is_an_error():
         pytest.raises(torch.OutOfMemoryError),
     ):
         CNNFeatures(small(Narrow(most=0)), store=None).fit_transform(pictures(16))
+
+
+def on_device(images, backbone, chunks, **recipe):
+    """What is done in front of a GPU, without one."""
+    images = as_images(images)
+    network = Network(backbone, "default", None)
+    cpu = torch.device("cpu")
+    args = images, network, Recipe(**recipe), chunks, len(images), cpu, "torch"
+    return list(_forward._on_device(*args))
+
+
+@pytest.mark.parametrize("crops", ["center", "ten"])
+def test_in_front_of_a_device_the_numbers_are_the_same(crops):
+    X = pictures(50)
+    expected = CNNFeatures(small(), crops=crops, store=None).fit_transform(X)
+    encoded = [*map(Image.fromarray, X[:20]), b"broken", *map(Image.fromarray, X[20:])]
+    chunks = [range(16), range(16, 20), [20], range(21, 51)]
+    batches = on_device(encoded, small(), iter(chunks), crops=crops)
+    assert [len(batch.positions) for batch in batches] == [16, 4, 0, 30]
+    assert [failure.index for batch in batches for failure in batch.bad] == [20]
+    rows = np.concatenate([batch.layers[0] for batch in batches if batch.positions])
+    np.testing.assert_allclose(rows, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_device_gets_whole_batches_until_they_do_not_fit():
+    module = Narrow(most=9)
+    Narrow.seen.clear()
+    with pytest.warns(BatchSizeWarning, match="32 pictures at once do not fit .* 16") as caught:
+        (batch,) = on_device(pictures(32), small(module), iter([range(32)]))
+    assert len(caught) == 1
+    assert batch.layers[0].shape == (32, 4)
+    forwarded = Narrow.seen[Narrow.seen.index(32) :]
+    assert forwarded == [32, 16, 8, 8, 8, 8]
 
 
 def test_limits_on_cores_end_with_the_work():
