@@ -99,6 +99,11 @@ def escape_fitted_attributes(app, what, name, obj, options, lines):
     lines[:] = [re.sub(r"(of shape \([^)]*\w)_(?=[,)])", r"\1\\_", line) for line in lines]
 
 
+def skip_metadata_requests(app, what, name, obj, skip, options):
+    """Methods such as `set_fit_request` are scikit-learn's, with links into its own pages."""
+    return True if re.fullmatch(r"set_\w+_request", name) else None
+
+
 def check_that_all_is_documented(app, env):
     documented = env.get_domain("py").objects
     for package in [*sktl._PACKAGES, "utils.estimator_checks"]:
@@ -110,6 +115,7 @@ def check_that_all_is_documented(app, env):
 
 def setup(app):
     app.add_directive("image-checks", ImageChecks)
+    app.connect("autodoc-skip-member", skip_metadata_requests)
     app.connect("autodoc-process-docstring", escape_fitted_attributes)
     app.connect("missing-reference", find_top_level_name)
     app.connect("env-check-consistency", check_that_all_is_documented)
