@@ -205,14 +205,15 @@ class _Shelf:
 
     def put(self, positions: list[int], layers: list[Array]) -> None:
         """Keep computed rows, as they will come back from the store."""
-        for number, (kept, rows) in enumerate(zip(self.layers, layers, strict=False)):
+        pictures = [self.pictures[i] for i in positions]
+        for number, rows in enumerate(layers):
             if self.store is not None:
-                pictures = [self.pictures[i] for i in positions]
                 rows = self.store.put(self.names[number], pictures, rows)
+            kept = self.layers[number]
             if kept is not None:
                 kept[positions] = rows
         self.there[positions] = True
-        self.finished += [self.pictures[i] for i in positions]
+        self.finished += pictures
         self.last_progress = time.monotonic()
 
 

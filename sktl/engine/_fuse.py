@@ -61,7 +61,7 @@ def fuse(network: FeatureNetwork, size: int) -> Fused:
             _restore(undo)
             then = _watch(network, probe, _is_activation)
         packed = _pack_all(network, then) if _can_pack(probe) else []
-        if not _is_same(seen.result, network(probe)):
+        if packed and not _is_same(seen.result, network(probe)):
             _restore(packed)
     return Fused(len(undo), sum(change.is_conv for change in packed))
 
