@@ -12,7 +12,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Database", "ForeignFileError", "MemoryDatabase", "chunks", "verify_rows"]
+__all__ = [
+    "Database",
+    "ForeignFileError",
+    "MemoryDatabase",
+    "checksum",
+    "chunks",
+    "is_intact",
+    "verify_rows",
+]
 
 _APPLICATION = 0x736B746C  # "sktl", in SQLite's application_id: this file is ours
 _VERSION = 2
@@ -131,6 +139,16 @@ def chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
     return (items[i : i + _CHUNK] for i in range(0, len(items), _CHUNK))
 
 
+def checksum(row: Any) -> int:
+    """CRC-32 of the bytes of a row, kept beside it."""
+    return zlib.crc32(row)
+
+
+def is_intact(row: bytes, crc: int) -> bool:
+    """Whether a row is what was written."""
+    return checksum(row) == crc
+
+
 def verify_rows(db: sqlite3.Connection) -> tuple[list[tuple[Any, ...]], list[str]]:
     """Delete damaged rows; tell (backbone, layer, rows, damaged), and what SQLite finds."""
     records = []
@@ -142,7 +160,7 @@ def verify_rows(db: sqlite3.Connection) -> tuple[list[tuple[Any, ...]], list[str
             "SELECT id, row, crc FROM features WHERE layer = ?", [number]
         ):
             rows += 1
-            if zlib.crc32(row) != crc:
+            if not is_intact(row, crc):
                 damaged.append((row_id,))
         with db:
             db.executemany("DELETE FROM features WHERE id = ?", damaged)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sktl.engine._database import is_intact
 from sktl.exceptions import ParameterError
 from sktl.utils._optional import import_optional
 
@@ -131,12 +132,11 @@ def _rows(
     dtype: str,
 ) -> npt.NDArray[Any]:
     marks = ",".join("?" * len(pictures))
-    found = dict(
-        db.execute(
-            f"SELECT picture, row FROM features WHERE layer = ? AND picture IN ({marks})",
-            [layer, *pictures],
-        ).fetchall()
+    stored = db.execute(
+        f"SELECT picture, row, crc FROM features WHERE layer = ? AND picture IN ({marks})",
+        [layer, *pictures],
     )
+    found = {picture: row for picture, row, crc in stored if is_intact(row, crc)}
     rows = np.full((len(pictures), *shape), np.nan, dtype)
     for row, picture in zip(rows, pictures, strict=True):
         if picture in found:

@@ -7,7 +7,6 @@ import os
 import sqlite3
 import time
 import warnings
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +17,14 @@ import pandas as pd
 import platformdirs
 
 from sktl.engine._claims import give_back, take
-from sktl.engine._database import Database, ForeignFileError, chunks, verify_rows
+from sktl.engine._database import (
+    Database,
+    ForeignFileError,
+    checksum,
+    chunks,
+    is_intact,
+    verify_rows,
+)
 from sktl.engine._digests import digest_files, known_files, picture_digests, remember_files
 from sktl.engine._exchange import read_hdf5, write_hdf5
 from sktl.exceptions import ParameterError, StoreWarning
@@ -165,7 +171,7 @@ class FeatureStore:
                     place = places[picture]
                     if rows is not None:
                         crc, row = content
-                        if zlib.crc32(row) != crc:
+                        if not is_intact(row, crc):
                             damaged.append((row_id,))
                             continue
                         rows[place] = np.frombuffer(row, dtype).reshape(rows.shape[1:])
@@ -367,7 +373,7 @@ class FeatureStore:
         in the file                   what it is
         ============================  =====================================================
         ``features/<name>``           (n, ...) float32 or float16, one data set a layer; NaN
-                                      for pictures that the layer was not computed for
+                                      for pictures without an intact row of the layer
         ``labels``                    (n,), if `y` is given
         ``paths``                     (n,) text; "" where none is known
         ``digests``                   (n, 20) uint8, BLAKE2b of the pictures
@@ -488,7 +494,7 @@ class FeatureStore:
                 "INSERT OR IGNORE INTO features (layer, picture, row, crc, used) "
                 "VALUES (?, ?, ?, ?, ?)",
                 [
-                    (number, picture, row.data, zlib.crc32(row), now)
+                    (number, picture, row.data, checksum(row), now)
                     for picture, row in zip(pictures, values, strict=True)
                     if picture is not None
                 ],

@@ -377,6 +377,14 @@ def test_an_export_of_halves_comes_back_as_halves(tmp_path):
     np.testing.assert_array_equal(read(other)[1], returned)
 
 
+def test_a_damaged_row_is_not_exported(store, tmp_path):
+    store.put(LAYER, KEYS, ROWS)
+    damage(store, KEYS[3])
+    other = FeatureStore(tmp_path / "other")
+    assert other.import_hdf5(store.export_hdf5(tmp_path / "f.h5")) == 9
+    assert read(other)[0].tolist() == [i != 3 for i in range(10)]
+
+
 def test_exports_of_one_backbone(store, tmp_path):
     store.put(LAYER, KEYS, ROWS)
     store.put(StoredLayer(b"other", "other", {"layer": "x"}), KEYS[:2], ROWS[:2])
