@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from sktl.engine._network import Network
 from sktl.engine._prepare import n_crops, prepare
 from sktl.engine._recipe import Recipe
-from sktl.engine._runtime import Runner, Runtime, make_runner
+from sktl.engine._runtime import Runner, Runtime, ready_runner
 from sktl.exceptions import BadImage
 from sktl.images import ImageCollection
 from sktl.images._decode import BadImageError
@@ -97,7 +97,7 @@ def _on_cpu(
     n_threads = min(cores, _MOST_REPLICAS, -(-n_images // step))
     with _threads(n_threads, cores // n_threads) as threads:
         runner: Runner = threads.submit(
-            make_runner, network.load(), recipe, device, runtime, n_images=n_images, step=_CPU_STEP
+            ready_runner, network, recipe, device, runtime, n_images=n_images, step=_CPU_STEP
         ).result()
 
         def work(positions: Sequence[int]) -> Batch:
@@ -124,7 +124,7 @@ def _on_device(
     runtime: Runtime,
 ) -> Iterator[Batch]:
     """Threads decode ahead of the device, and the device is never asked to wait for results."""
-    runner = make_runner(network.load(), recipe, device, runtime, n_images=n_images, step=1 << 30)
+    runner = ready_runner(network, recipe, device, runtime, n_images=n_images, step=1 << 30)
     launched: deque[tuple[list[int], Any, list[BadImage]]] = deque()
 
     def finish() -> Batch:

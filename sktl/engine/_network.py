@@ -30,19 +30,25 @@ class Network:
         As in :func:`sktl.backbones.load_backbone`.
     store : FeatureStore or None
         Where the facts are remembered.
+
+    Attributes
+    ----------
+    alias : str or None
+        A name under which everything about the network stays true; None where only the object
+        itself knows it.
     """
 
     def __init__(self, backbone: Any, weights: Any, store: FeatureStore | None) -> None:
         self._backbone, self._weights, self.store = backbone, weights, store
-        self._alias = self._find_alias()
-        known = store.network(self._alias) if store is not None and self._alias else None
+        self.alias = self._find_alias()
+        known = store.network(self.alias) if store is not None and self.alias else None
         self._known: dict[str, Any] = known or {}
         self._loaded: Backbone | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """For a worker process: a name where one serves, else the network itself."""
         state = {**self.__dict__, "store": None}
-        if self._alias:
+        if self.alias:
             state["_loaded"] = None
         else:
             state["_loaded"] = state["_backbone"] = self.load()
@@ -107,19 +113,18 @@ class Network:
         -------
         fingerprint : str
         """
-        if self._alias:
+        if self.alias:
             return f"{self.spec.source} {self.spec.name} {self.spec.digest}"
         return self.load().fingerprint(layer)
 
     def _fact(self, name: str, find: Any) -> Any:
         if name not in self._known:
             self._known[name] = find(self.load())
-            if self.store is not None and self._alias:
-                self.store.remember_network(self._alias, self._known)
+            if self.store is not None and self.alias:
+                self.store.remember_network(self.alias, self._known)
         return self._known[name]
 
     def _find_alias(self) -> str | None:
-        """A name under which facts stay true; None where only the object itself knows them."""
         if not isinstance(self._backbone, str) or is_registered(self._backbone):
             return None
         versions = [_version(package) for package in ("sktl", "torch", "torchvision", "timm")]

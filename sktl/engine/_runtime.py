@@ -23,9 +23,10 @@ from sktl.utils._optional import import_optional
 
 if TYPE_CHECKING:
     from sktl.backbones import Backbone, Preprocessing
+    from sktl.engine._network import Network
     from sktl.engine._recipe import Recipe
 
-__all__ = ["RUNTIMES", "Runner", "Runtime", "check_runtime", "make_runner"]
+__all__ = ["RUNTIMES", "Runner", "Runtime", "check_runtime", "make_runner", "ready_runner"]
 
 Runtime = Literal["auto", "torch", "onnxruntime", "openvino"]
 RUNTIMES = ("auto", "torch", "onnxruntime", "openvino")
@@ -36,6 +37,40 @@ _PRECISIONS = {"onnxruntime": ("auto",), "openvino": ("auto", "bf16")}
 _WORTH_FUSING = 32
 # Exporting a network and timing it against PyTorch takes some seconds.
 _WORTH_EXPORTING = 1000
+
+# The runner used last, what it is for, and how many pictures it was thought worth preparing for.
+_last: tuple[Any, int, Runner] | None = None
+_last_lock = threading.Lock()
+
+
+def ready_runner(
+    network: Network,
+    recipe: Recipe,
+    device: torch.device,
+    runtime: Runtime = "auto",
+    *,
+    n_images: int,
+    step: int,
+) -> Runner:
+    """The runner used last where it serves again, else one from :func:`make_runner`.
+
+    Getting a network ready costs as much as some dozen pictures: too much for each shard of a
+    worker, and for each of many calls with a few pictures. Only networks that are known by their
+    name are remembered, as the tensors of others can change.
+    """
+    global _last
+    if network.alias is None:
+        return make_runner(network.load(), recipe, device, runtime, n_images=n_images, step=step)
+    purpose = (network.alias, recipe, str(device), runtime, step)
+    readiness = (n_images >= _WORTH_FUSING) + (n_images >= _WORTH_EXPORTING)
+    with _last_lock:
+        if _last is None or _last[0] != purpose or _last[1] < readiness:
+            _last = None  # its memory is let go of before the next one is made
+            runner = make_runner(
+                network.load(), recipe, device, runtime, n_images=n_images, step=step
+            )
+            _last = (purpose, readiness, runner)
+        return _last[2]
 
 
 def make_runner(

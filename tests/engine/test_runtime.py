@@ -206,3 +206,20 @@ def test_limits_on_cores_end_with_the_work():
     thread.start()
     thread.join()
     assert counts == [before]
+
+
+def test_a_named_network_is_made_ready_once(monkeypatch):
+    made = []
+    make = _runtime.make_runner
+    monkeypatch.setattr(_runtime, "make_runner", lambda *a, **k: made.append(a) or make(*a, **k))
+    monkeypatch.setattr(_runtime, "_last", None)
+    features = CNNFeatures("resnet18", weights=None, image_size=32, store=None)
+    one = features.fit_transform(pictures(40))
+    several = np.concatenate([features.transform(pictures(40)[i : i + 8]) for i in range(0, 40, 8)])
+    assert len(made) == 1
+    np.testing.assert_allclose(several, one, rtol=1e-4, atol=1e-5)
+    features.set_params(precision="exact").transform(pictures(2))
+    assert len(made) == 2  # another recipe
+    CNNFeatures(small(), store=None).transform(pictures(2))
+    CNNFeatures(small(), store=None).transform(pictures(2))
+    assert len(made) == 4  # the tensors of a network of one's own can change
