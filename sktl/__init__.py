@@ -17,11 +17,15 @@ if TYPE_CHECKING:
     from sktl.feature_extraction import CNNFeatures as CNNFeatures
     from sktl.images import as_images as as_images
     from sktl.metrics import make_top_k_scorer as make_top_k_scorer
+    from sktl.neural_network import CNNClassifier as CNNClassifier
+    from sktl.training import Phase as Phase
 
 # Public name -> the package that holds it, imported when the name is first used.
 _HOME = {
+    "CNNClassifier": "neural_network",
     "CNNFeatures": "feature_extraction",
     "FeatureStore": "engine",
+    "Phase": "training",
     "as_images": "images",
     "list_backbones": "backbones",
     "load_backbone": "backbones",
@@ -39,7 +43,9 @@ _PACKAGES = (
     "images",
     "linear_model",
     "metrics",
+    "neural_network",
     "nn",
+    "training",
     "utils",
 )
 

@@ -10,6 +10,7 @@ Every error is an :class:`SktlError` and also the builtin that callers already c
         ├── BackboneNotFoundError     (ValueError)   no network of that name
         ├── LayerNotFoundError        (ValueError)   no layer of that name in the network
         ├── WeightsError              (OSError)      weights missing, damaged or of another network
+        ├── DivergenceError           (ArithmeticError)  the loss is no longer a number
         └── MissingDependencyError    (ImportError)  an optional package is not installed
     Warning
     └── UserWarning
@@ -33,6 +34,7 @@ __all__ = [
     "BadImage",
     "BadImageWarning",
     "BatchSizeWarning",
+    "DivergenceError",
     "ImageDecodeError",
     "ImageFormatError",
     "LayerNotFoundError",
@@ -69,6 +71,10 @@ class LayerNotFoundError(SktlError, ValueError):
 
 class WeightsError(SktlError, OSError):
     """Weights are missing, damaged, or belong to another network."""
+
+
+class DivergenceError(SktlError, ArithmeticError):
+    """The loss became NaN or infinite in training."""
 
 
 class MissingDependencyError(SktlError, ImportError):

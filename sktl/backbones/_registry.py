@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import fnmatch
+import functools
 import os
 import threading
 from collections import OrderedDict
@@ -16,6 +17,7 @@ from torch import nn
 from sktl.backbones._backbone import Backbone, BackboneSpec
 from sktl.backbones._packaged import PACKAGED, list_packaged, load_packaged
 from sktl.backbones._preprocessing import IMAGENET, Preprocessing
+from sktl.backbones._scratch import list_scratch, load_scratch
 from sktl.backbones._timm import list_timm, load_timm
 from sktl.backbones._torchvision import list_torchvision, load_torchvision
 from sktl.backbones._weights import (
@@ -55,13 +57,14 @@ def list_backbones(filter: str = "*", *, source: str | None = None) -> list[str]
     ----------
     filter : str, default="*"
         A shell pattern such as ``"*resnet*"`` or ``"timm/convnext*"``, compared without case.
-    source : {"torchvision", "timm", "packaged", "registered"}, default=None
+    source : {"torchvision", "timm", "packaged", "registered", "scratch"}, default=None
         Only these. timm's are listed where timm is installed.
 
     Returns
     -------
     names : list of str
-        Packaged first, then registered, torchvision's and timm's, each in alphabetical order.
+        Packaged first, then registered, those for training from scratch, torchvision's and timm's,
+        each in alphabetical order.
 
     Examples
     --------
@@ -74,6 +77,7 @@ def list_backbones(filter: str = "*", *, source: str | None = None) -> list[str]
     listings: dict[str, Callable[[], list[str]]] = {
         "packaged": list_packaged,
         "registered": lambda: list(_REGISTERED),
+        "scratch": list_scratch,
         "torchvision": list_torchvision,
         "timm": list_timm,
     }
@@ -127,7 +131,8 @@ def register_backbone(
     >>> list_backbones("my_*")
     ['my_net']
     """
-    if name in PACKAGED or name.startswith("timm/") or name in list_torchvision():
+    taken = (*PACKAGED, *list_scratch(), *list_torchvision())
+    if name in taken or name.startswith("timm/"):
         raise ParameterError(f"the name {name!r} belongs to another source; choose another one")
     with _LOCK:
         _REGISTERED[name] = _Registered(build, weights, preprocessing, licence, class_names)
@@ -140,6 +145,7 @@ def load_backbone(
     weights: str | os.PathLike[str] | None = "default",
     *,
     random_state: int = 0,
+    image_size: int | None = None,
 ) -> Backbone:
     """Load a network with its weights, or hand on the one that this process already has.
 
@@ -154,6 +160,9 @@ def load_backbone(
         ``.safetensors`` or ``.pth`` file, or None for random weights. Only for names.
     random_state : int, default=0
         Seed of random weights.
+    image_size : int, default=None
+        Side of the pictures, in pixels, for networks whose dense layers depend on it: "basic5",
+        "lenet" and "small3". The others take pictures of any size.
 
     Returns
     -------
@@ -189,7 +198,13 @@ def load_backbone(
         )
     loader = _loader(name)
     with _LOCK:
-        key = (name, weights_key(weights), random_state if weights is None else None)
+        key: tuple[Any, ...] = (
+            name,
+            weights_key(weights),
+            random_state if weights is None else None,
+        )
+        if loader is load_scratch:
+            key, loader = (*key, image_size), functools.partial(loader, image_size=image_size)
         if key not in _LOADED:
             loaded = loader(name, weights, random_state)
             # "default" and the name of the default entry are the same network.
@@ -235,6 +250,8 @@ def _loader(name: str) -> Callable[[str, Any, int], Backbone]:
         return load_packaged
     if name in _REGISTERED:
         return _load_registered
+    if name in list_scratch():
+        return load_scratch
     if name.startswith("timm/"):
         return load_timm
     if name in list_torchvision():

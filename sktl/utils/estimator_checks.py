@@ -264,10 +264,9 @@ def check_n_jobs_does_not_matter(estimator: Any) -> None:
     pictures = _Pictures(11)
     fitted = _fit(estimator, pictures.encoded)
     expected = _output(fitted, pictures.encoded)
-    parallel = clone(estimator).set_params(n_jobs=2)
+    parallel = _fit(clone(estimator).set_params(n_jobs=2), pictures.encoded)
     if "batch_size" in parallel.get_params():
         parallel.set_params(batch_size=2)
-    parallel.fit(pictures.encoded, pictures.labels)
     _assert_close(_output(parallel, pictures.encoded), expected, "n_jobs=2")
 
 
@@ -416,7 +415,9 @@ def check_store_does_not_matter(estimator: Any) -> None:
         np.testing.assert_array_equal(_output(fitted, pictures.encoded), expected, "empty store")
         X = [*pictures.encoded[::-1], pictures.encoded[0]]
         rows = [*range(5, -1, -1), 0]
-        np.testing.assert_array_equal(_output(fitted, X), expected[rows], "full store")
+        # Only what comes from the store is the same to the last bit.
+        same = _assert_close if is_classifier(fitted) else np.testing.assert_array_equal
+        same(_output(fitted, X), expected[rows], "full store")
 
 
 def check_feature_names(estimator: Any) -> None:

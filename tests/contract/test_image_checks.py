@@ -3,7 +3,7 @@
 import pytest
 from torch import nn
 
-from sktl import CNNFeatures
+from sktl import CNNClassifier, CNNFeatures, Phase
 from sktl.backbones import Backbone, Preprocessing
 from sktl.utils.estimator_checks import (
     image_checks,
@@ -20,6 +20,26 @@ ESTIMATORS = [
     CNNFeatures("resnet18", weights=None, image_size=32, layer=[-2, "bottleneck"], pooling="max"),
     CNNFeatures(TINY, pooling="flatten", precision="exact", crops="ten"),
 ]
+CLASSIFIERS = [
+    CNNClassifier(
+        TINY,
+        weights="default",
+        pooling="flatten",
+        phases=[
+            ("warm_up", Phase("head", 15, optimizer="adam", lr=0.01)),
+            ("fine_tune", Phase("all", 2, lr=1e-4)),
+        ],
+        validation=None,
+        random_state=0,
+    ),
+    CNNClassifier(
+        "lenet",
+        weights=None,
+        phases=[("train", Phase("all", 15, optimizer="adam", lr=0.005))],
+        augment="light",
+        random_state=0,
+    ),
+]
 
 
 @parametrize_with_image_checks(ESTIMATORS)
@@ -30,3 +50,13 @@ def test_contract(estimator, check):
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=repr)
 def test_no_check_is_lost(estimator):
     assert len(list(image_checks(estimator))) == 25
+
+
+@parametrize_with_image_checks(CLASSIFIERS)
+def test_contract_of_classifiers(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize("estimator", CLASSIFIERS, ids=["fine-tuned", "from scratch"])
+def test_no_check_of_classifiers_is_lost(estimator):
+    assert len(list(image_checks(estimator))) == 19

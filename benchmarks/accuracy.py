@@ -1,0 +1,135 @@
+"""
+Accuracy of networks from scratch, of frozen features and of fine-tuned networks.
+
+On the pictures of a folder with a subfolder for each class, a quarter of which is kept back by a
+stratified draw and looked at once::
+
+    python benchmarks/accuracy.py flowers path/to/flowers
+    python benchmarks/accuracy.py dogs_vs_cats path/to/train
+    python benchmarks/accuracy.py caltech101 path/to/101_ObjectCategories [--list train.txt]
+
+Prints, for each way, accuracy and top-5 accuracy on the pictures kept back, the mean accuracy per
+class and the minutes that fitting took. --ways chooses some of them.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.model_selection import train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from sktl import CNNClassifier, CNNFeatures, Phase, load_image_folder
+from sktl.metrics import top_k_accuracy
+from sktl.training import Augmentation
+
+MIRRORED = Augmentation(horizontal_flip=True, width_shift=0.1, height_shift=0.1, zoom=0.1)
+
+
+def scratch(name, size, epochs, **parameters):
+    phase = Phase("all", epochs, optimizer="adam", lr=2e-3, schedule="one_cycle")
+    return CNNClassifier(
+        name,
+        weights=None,
+        image_size=size,
+        phases=[("train", phase)],
+        random_state=0,
+        **parameters,
+    )
+
+
+def frozen(**parameters):
+    features = CNNFeatures("efficientnet_lite0", **parameters)
+    return make_pipeline(features, StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
+
+
+def head_only():
+    phases = [("warm_up", Phase("head", 60, optimizer="adam", lr=1e-3))]
+    return CNNClassifier(phases=phases, random_state=0)
+
+
+def fine_tuned(epochs, **parameters):
+    phases = [
+        ("warm_up", Phase("head", 30, optimizer="adam", lr=1e-3, augment=False)),
+        ("fine_tune", Phase("last:2", epochs, lr=0.005, nesterov=True, schedule="cosine")),
+    ]
+    parameters = {"augment": "light", "label_smoothing": 0.1, "keep": "final", **parameters}
+    return CNNClassifier(phases=phases, random_state=0, **parameters)
+
+
+STUDIES = {
+    "flowers": {
+        "basic5 from scratch": lambda: scratch("basic5", 128, 30),
+        "basic5, augmented": lambda: scratch("basic5", 128, 60, augment="light"),
+        "frozen, logistic regression": frozen,
+        "head only": head_only,
+        "fine-tuned, augmented": lambda: fine_tuned(10),
+    },
+    "dogs_vs_cats": {
+        "small3 from scratch": lambda: scratch("small3", 128, 20),
+        "small3, augmented": lambda: scratch("small3", 128, 40, augment=MIRRORED),
+        "frozen, logistic regression": frozen,
+        "head only": head_only,
+        "fine-tuned, augmented": lambda: fine_tuned(5),
+    },
+    "caltech101": {
+        "frozen, logistic regression": frozen,
+        "head only": head_only,
+        "fine-tuned, augmented": lambda: fine_tuned(8),
+    },
+}
+
+
+def load(arguments):
+    if arguments.study == "dogs_vs_cats":  # one folder of cat.0.jpg, dog.0.jpg, ...
+        X = np.array(sorted(str(path) for path in Path(arguments.folder).glob("*.jpg")))
+        return X, np.array([Path(path).name.split(".")[0] for path in X])
+    if arguments.list is None:
+        return load_image_folder(arguments.folder, return_X_y=True)
+    lines = Path(arguments.list).read_text().split()
+    X = np.array([str(Path(arguments.folder, line)) for line in lines])
+    return X, np.array([line.split("/")[0] for line in lines])
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("study", choices=STUDIES)
+    parser.add_argument("folder")
+    parser.add_argument("--list", help="file that lists the pictures, as class/file.jpg")
+    parser.add_argument("--ways", nargs="+", help="parts of the names of ways")
+    arguments = parser.parse_args()
+    X, y = load(arguments)
+    X_train, X_test, y_train, y_test = train_test_split(
+        X, y, test_size=0.25, stratify=y, random_state=0
+    )
+    print(f"{arguments.study}: {len(X_train)} pictures, {len(X_test)} kept back", flush=True)
+    records = []
+    for way, make in STUDIES[arguments.study].items():
+        if arguments.ways and not any(part in way for part in arguments.ways):
+            continue
+        start = time.perf_counter()
+        model = make().fit(X_train, y_train)
+        minutes = (time.perf_counter() - start) / 60
+        probabilities = model.predict_proba(X_test)
+        predicted = model.classes_[probabilities.argmax(axis=1)]
+        top5 = top_k_accuracy(y_test, probabilities, classes=model.classes_, k=5)
+        record = {
+            "way": way,
+            "accuracy": 100 * np.mean(predicted == y_test),
+            "per class": 100 * balanced_accuracy_score(y_test, predicted),
+            "top-5": 100 * top5 if len(model.classes_) > 5 else np.nan,
+            "minutes": minutes,
+        }
+        records.append(record)
+        print(pd.DataFrame([record]).round(2).to_string(index=False, header=len(records) == 1),
+              flush=True)  # fmt: skip
+    print(pd.DataFrame(records).round(2).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()

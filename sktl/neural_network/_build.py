@@ -1,0 +1,205 @@
+"""The network of a classifier: built from its parameters, and put to use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from sktl.backbones import Backbone, BackboneSpec, Preprocessing, load_backbone
+from sktl.backbones._weights import seeded
+from sktl.engine import Network, Recipe, compute_features, resolve_store
+from sktl.exceptions import ImageDecodeError
+from sktl.images import ImageCollection
+from sktl.nn.heads import make_head
+from sktl.nn.pooling import pooled_shape
+from sktl.training.net import TransferSkorchNet
+from sktl.training.network import TransferNet
+from sktl.utils._torch import resolve_device
+
+if TYPE_CHECKING:
+    from sktl.neural_network._cnn_classifier import CNNClassifier
+
+__all__ = ["Built", "bare_network", "build", "logits_of", "preprocessing_of"]
+
+Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
+
+
+@dataclass
+class Built:
+    """A network with its head, and what belongs to it.
+
+    Attributes
+    ----------
+    net : TransferSkorchNet
+        Initialised.
+    module : TransferNet
+        The network itself.
+    preprocessing : Preprocessing
+        What it sees.
+    spec : BackboneSpec
+        Of the backbone it was made from.
+    stored : Network or None
+        That backbone in the feature store; None if it has random weights.
+    has_learnt : bool
+        Whether the trunk differs from that backbone.
+    """
+
+    net: TransferSkorchNet
+    module: TransferNet
+    preprocessing: Preprocessing
+    spec: BackboneSpec
+    stored: Network | None
+    has_learnt: bool = False
+    _whole: Backbone | None = field(default=None, repr=False)
+
+    def load(self, state: dict[str, torch.Tensor]) -> None:
+        """Put trained tensors into the network."""
+        self.module.cut = None
+        self.module.load_state_dict(state, strict=False)
+        self.module.eval()
+        self.has_learnt = any(name.startswith("trunk.") for name in state)
+        self._whole = None
+
+    @property
+    def whole(self) -> Backbone:
+        """Network and head as one backbone."""
+        if self._whole is None:
+            self.module.eval()
+            self._whole = Backbone(self.module, preprocessing=self.preprocessing)
+        return self._whole
+
+    @property
+    def backbone(self) -> Backbone:
+        """The network without the head."""
+        name = self.spec.name.rpartition("/")[2]
+        return Backbone(self.module.network, preprocessing=self.preprocessing, name=name)
+
+
+def build(
+    estimator: CNNClassifier, seed: int, statistics: Statistics | None, n_classes: int
+) -> Built:
+    """The network that the parameters describe, untrained.
+
+    Parameters
+    ----------
+    estimator : CNNClassifier
+    seed : int
+        Of the head, and of random weights.
+    statistics : tuple of mean and std, or None
+        Of the normalisation; None for those of the weights.
+    n_classes : int
+
+    Returns
+    -------
+    built : Built
+    """
+    backbone = _backbone(estimator, seed)
+    preprocessing = preprocessing_of(estimator, backbone)
+    if statistics is not None:
+        preprocessing = replace(preprocessing, mean=statistics[0], std=statistics[1])
+    (shape,) = backbone.shapes([estimator.layer], preprocessing.size)
+    with seeded(seed):
+        head = make_head(
+            int(np.prod(pooled_shape(shape, estimator.pooling))),  # type: ignore[arg-type]
+            n_classes,
+            estimator.head,
+            dropout=estimator.dropout,
+            batch_norm=estimator.batch_norm,
+        )
+    module = TransferNet(backbone, estimator.layer, estimator.pooling, head)  # type: ignore[arg-type]
+    net = TransferSkorchNet(
+        module,
+        criterion=nn.CrossEntropyLoss,
+        train_split=None,
+        callbacks=estimator.callbacks,
+        callbacks__print_log=None,
+        device=str(resolve_device(estimator.device)),
+        compile=estimator.compile,
+        verbose=0,
+    ).initialize()
+    stored = None
+    if estimator.weights is not None and statistics is None:
+        known = isinstance(estimator.backbone, str)
+        stored = Network(
+            estimator.backbone if known else backbone,
+            estimator.weights if known else "default",
+            resolve_store(estimator.store),
+        )
+    return Built(net, module, preprocessing, backbone.spec, stored)
+
+
+def bare_network(estimator: CNNClassifier) -> TransferNet:
+    """The network without a head, to find out about its parts."""
+    backbone = _backbone(estimator, 0)
+    return TransferNet(backbone, estimator.layer, estimator.pooling, nn.Identity())  # type: ignore[arg-type]
+
+
+def preprocessing_of(estimator: CNNClassifier, backbone: Backbone | None = None) -> Preprocessing:
+    """What the network of an estimator sees, by its parameters and weights alone."""
+    backbone = backbone or _backbone(estimator, 0)
+    return backbone.preprocessing.at_size(estimator.image_size)
+
+
+def logits_of(
+    estimator: CNNClassifier, built: Built, images: ImageCollection
+) -> npt.NDArray[np.float32]:
+    """Logits of pictures.
+
+    Features of a trunk that has not learnt come from the feature store, where they are.
+
+    Parameters
+    ----------
+    estimator : CNNClassifier
+    built : Built
+    images : ImageCollection of length n
+
+    Returns
+    -------
+    logits : ndarray of shape (n, n_classes), dtype float32
+
+    Raises
+    ------
+    ImageDecodeError
+        If some pictures cannot be read.
+    """
+    by_features = built.stored is not None and not built.has_learnt and estimator.crops == "center"
+    if by_features:
+        network: Any = built.stored
+        layer, pooling = str(estimator.layer), estimator.pooling
+    else:
+        network, layer, pooling = Network(built.whole, "default", None), "head", "avg"
+    device = resolve_device(estimator.device)
+    (values,), bad = compute_features(
+        images,
+        network,
+        Recipe((layer,), pooling, estimator.image_size, estimator.crops, estimator.precision),  # type: ignore[arg-type]
+        network.store,
+        batch_size=estimator.batch_size,
+        device=device,
+        n_jobs=estimator.n_jobs,
+        progress=bool(estimator.verbose),
+    )
+    if bad:
+        raise ImageDecodeError(bad, len(images))
+    if not by_features:
+        return values
+    built.module.eval()
+    with torch.inference_mode():
+        logits: npt.NDArray[np.float32] = (
+            built.module.head(torch.from_numpy(values).to(device)).cpu().numpy()
+        )
+    return logits
+
+
+def _backbone(estimator: CNNClassifier, seed: int) -> Backbone:
+    return load_backbone(
+        estimator.backbone,
+        estimator.weights,
+        random_state=seed,
+        image_size=estimator.image_size,
+    )

@@ -1,0 +1,659 @@
+"""A network that learns, phase by phase, as a classifier."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.utils import check_consistent_length, check_random_state
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, column_or_1d
+
+from sktl.engine import resolve_store
+from sktl.engine._digests import picture_digests
+from sktl.exceptions import ImageDecodeError, ParameterError
+from sktl.images import ImageCollection, ImageEstimatorMixin
+from sktl.neural_network._build import Built, build, logits_of, preprocessing_of
+from sktl.neural_network._checks import are_phases, check_parameters
+from sktl.neural_network._parts import sample_weights, split
+from sktl.training.augmentation import Augmentation, as_augmentation
+from sktl.training.checkpoint import Checkpoint
+from sktl.training.data import Pixels, channel_statistics
+from sktl.training.phase import Phase
+from sktl.training.stopping import Patience, PrecheltUP, as_stopping
+from sktl.training.trainer import Labelled, Settings, Trainer
+from sktl.utils._torch import resolve_device
+
+if TYPE_CHECKING:
+    import torch
+
+    from sktl.backbones import Backbone
+    from sktl.engine import FeatureStore
+
+__all__ = ["CNNClassifier"]
+
+_TRANSFER = (
+    ("warm_up", Phase("head", 30, optimizer="adam", lr=1e-3, augment=False)),
+    ("fine_tune", Phase("last:2", 8, lr=0.005, nesterov=True, schedule="cosine")),
+)
+_SCRATCH = (("train", Phase("all", 40, optimizer="adam", lr=2e-3, schedule="one_cycle")),)
+
+
+class CNNClassifier(ImageEstimatorMixin, ClassifierMixin, BaseEstimator):
+    """A convolutional network, fine-tuned or trained from scratch, as a classifier of pictures.
+
+    The network's last layer is replaced by a head for the classes of `y`. Training goes in
+    phases, each of which says what learns beside the head. What is frozen in a phase is computed
+    once for all its epochs, unless pictures are augmented anew each time.
+
+    Parameters
+    ----------
+    backbone : str, nn.Module or Backbone, default="efficientnet_lite0"
+        The network, as of :class:`sktl.CNNFeatures`; also ``"basic5"``, ``"small3"`` and
+        ``"lenet"``, which are small and trained from scratch. It is copied, not changed.
+    weights : str, Path or None, default="default"
+        As of :class:`sktl.CNNFeatures`. None is training from scratch.
+    layer : {"penultimate", "bottleneck"}, default="penultimate"
+        Where the head is attached: in place of the network's last linear layer, or behind its
+        last feature maps, without any of its own fully connected layers.
+    pooling : {"avg", "max", "avgmax", "gem", "flatten"}, default="avg"
+        How feature maps become the input of the head, for layers that are maps.
+    head : sequence of int, default=()
+        Widths of hidden layers between the features and the output.
+    dropout : float, default=0.0
+        Dropout in the head.
+    batch_norm : bool, default=False
+        Batch normalisation in the head.
+    l1, l2 : float, default=0.0
+        Penalties of the head's weights: l1 times the sum of their magnitudes and l2 times that of
+        their squares are added to the loss.
+    phases : list of (str, Phase), default=None
+        What is trained, one after the other. By default the head alone for 30 epochs ("warm_up"),
+        then the last two stages with it for 8 epochs of momentum SGD at a low rate ("fine_tune");
+        from scratch, everything for 40 epochs of Adam in one cycle ("train").
+    augment : Augmentation, {"light", "trivial"} or None, default=None
+        Random changes of the training pictures.
+    augment_copies : int, default=None
+        If given, each picture has this many changed copies that stay the same, of which every
+        epoch takes one: so what is frozen can be computed once even so.
+    mixup, cutmix : float, default=0.0
+        Alpha of Mixup and CutMix; 0 is without. With both, each batch is mixed one way or the
+        other. The training loss and accuracy in `history_` are then those of up to 1,000 of the
+        training pictures as they are, after the epoch.
+    mix_off_epoch : int, default=None
+        Epoch, counted over all phases, from which on pictures are no longer mixed.
+    label_smoothing : float, default=0.0
+        Share of the label that is spread over all classes in the training loss.
+    class_weight : dict, "balanced" or None, default=None
+        Weight of each class in the training loss.
+    normalize : {"auto", "weights", "dataset"}, default="auto"
+        Whether pixels are normalised by the mean and deviation that belong to the weights, or by
+        those of each channel of the training pictures. "auto" is "dataset" from scratch.
+    image_size : int, default=None
+        Side of the square that the network sees, in pixels.
+    validation : float, splitter, (X, y) or None, default=0.2
+        Pictures that training does not see: a share, stratified by class; the first split of a
+        scikit-learn splitter; a pair of pictures and labels; or none.
+    early_stopping : int, Patience, PrecheltUP or None, default=None
+        When a phase ends before its last epoch; an int is how many epochs the validation loss may
+        go without falling.
+    keep : {"best", "final"}, default="best"
+        Which weights are kept: those of the epoch with the best validation accuracy, or the last.
+        Without validation they are the last. See :meth:`with_weights`.
+    refit : bool, default=False
+        Whether to train anew on all pictures at last, up to the best epoch.
+    callbacks : list, default=None
+        Callbacks of skorch. A phase is a run for them: they see its begin and end.
+    crops : {"center", "ten"}, default="center"
+        "ten" averages the logits of the four corners and the centre, each also mirrored.
+    batch_size : int, default=32
+        Pictures a training step.
+    device : str or torch.device, default="auto"
+        "auto" is CUDA where there is one, else the CPU.
+    precision : {"auto", "exact", "bf16"}, default="auto"
+        "bf16" trains and predicts in mixed precision. The others train in float32; for predicting
+        see :class:`sktl.CNNFeatures`.
+    compile : bool, default=False
+        Whether training runs what torch.compile makes of the network.
+    n_jobs : int, default=None
+        Threads that decode training pictures (None: all cores), and shards of predicting.
+    store : str, Path, FeatureStore or None, default="default"
+        Feature store for phases that train the head alone; see :class:`sktl.CNNFeatures`.
+    cache_bytes : int, default=8_000_000_000
+        Room on the disk for decoded pictures, and for what the frozen part makes of them, while
+        fitting. What does not fit is computed again in each epoch.
+    checkpoint_dir : str or Path, default=None
+        Folder where the state is kept after each epoch. The same fit, killed and called again,
+        goes on from there; callbacks begin anew.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the head, of random weights, and of everything drawn in training.
+    image_shape : tuple of 2 or 3 ints, default=None
+        Shape of one picture, for flattened rows only; see :func:`sktl.as_images`.
+    value_range : tuple of 2 floats, default=None
+        Values of black and white in arrays; see :func:`sktl.as_images`.
+    background : str or tuple of 3 ints, default="white"
+        Colour behind transparent pixels.
+    verbose : int, default=0
+        If not 0, a progress bar over the epochs is shown.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Labels of the classes, sorted.
+    net_ : skorch.NeuralNet
+        The trained net.
+    history_ : DataFrame
+        One row an epoch: the phase, loss and accuracy of training and validation, the learning
+        rate of the head, and seconds.
+    best_epoch_ : int
+        Number of the epoch, from 1 and over all phases, with the best validation accuracy; the
+        last without validation.
+    best_score_ : float
+        Its validation accuracy; NaN without validation.
+    final_score_ : float
+        Validation accuracy after the last epoch; NaN without validation.
+    backbone_ : Backbone
+        The trained network without its head, usable as `backbone` of other estimators.
+    value_range_ : tuple of 2 floats
+        Values of black and white. Only defined for flattened rows.
+    n_features_in_ : int
+        Number of columns. Only defined when X is a table.
+    feature_names_in_ : ndarray of str
+        Names of the columns. Only defined when X is a DataFrame with column names.
+
+    Raises
+    ------
+    DivergenceError
+        If the loss becomes NaN or infinite. A search discards the candidate.
+    ImageDecodeError
+        If some pictures cannot be read; before training starts.
+    ParameterError
+        If parameters are wrong, or a phase names parts that the network does not have.
+
+    Notes
+    -----
+    A pickle holds what training changed, not the pretrained weights of a network given by name.
+    torch's global random generators are left as they were.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sktl import CNNClassifier, Phase
+    >>> dark, light = np.random.default_rng(0).integers(0, 128, (2, 20, 32, 32, 3), dtype=np.uint8)
+    >>> X, y = np.concatenate([dark, light + 128]), ["dark"] * 20 + ["light"] * 20
+    >>> model = CNNClassifier(
+    ...     "lenet", weights=None, phases=[("train", Phase(epochs=5))], random_state=0
+    ... )
+    >>> model.fit(X, y).predict(X[[0, 30]])
+    array(['dark', 'light'], dtype='<U5')
+    >>> model.set_params(phases__train__lr=0.02).phases
+    [('train', Phase(epochs=5, lr=0.02))]
+    """
+
+    def __init__(
+        self,
+        backbone: str | torch.nn.Module | Backbone = "efficientnet_lite0",
+        *,
+        weights: str | os.PathLike[str] | None = "default",
+        layer: Literal["penultimate", "bottleneck"] = "penultimate",
+        pooling: str = "avg",
+        head: Sequence[int] = (),
+        dropout: float = 0.0,
+        batch_norm: bool = False,
+        l1: float = 0.0,
+        l2: float = 0.0,
+        phases: Sequence[tuple[str, Phase]] | None = None,
+        augment: Augmentation | str | None = None,
+        augment_copies: int | None = None,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        mix_off_epoch: int | None = None,
+        label_smoothing: float = 0.0,
+        class_weight: Mapping[Any, float] | str | None = None,
+        normalize: Literal["auto", "weights", "dataset"] = "auto",
+        image_size: int | None = None,
+        validation: Any = 0.2,
+        early_stopping: int | Patience | PrecheltUP | None = None,
+        keep: Literal["best", "final"] = "best",
+        refit: bool = False,
+        callbacks: Sequence[Any] | None = None,
+        crops: Literal["center", "ten"] = "center",
+        batch_size: int = 32,
+        device: str | torch.device = "auto",
+        precision: Literal["auto", "exact", "bf16"] = "auto",
+        compile: bool = False,
+        n_jobs: int | None = None,
+        store: str | os.PathLike[str] | FeatureStore | None = "default",
+        cache_bytes: int = 8_000_000_000,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
+        random_state: int | np.random.RandomState | None = None,
+        image_shape: tuple[int, ...] | None = None,
+        value_range: tuple[float, float] | None = None,
+        background: str | tuple[int, int, int] = "white",
+        verbose: int = 0,
+    ) -> None:
+        self.backbone = backbone
+        self.weights = weights
+        self.layer = layer
+        self.pooling = pooling
+        self.head = head
+        self.dropout = dropout
+        self.batch_norm = batch_norm
+        self.l1 = l1
+        self.l2 = l2
+        self.phases = phases
+        self.augment = augment
+        self.augment_copies = augment_copies
+        self.mixup = mixup
+        self.cutmix = cutmix
+        self.mix_off_epoch = mix_off_epoch
+        self.label_smoothing = label_smoothing
+        self.class_weight = class_weight
+        self.normalize = normalize
+        self.image_size = image_size
+        self.validation = validation
+        self.early_stopping = early_stopping
+        self.keep = keep
+        self.refit = refit
+        self.callbacks = callbacks
+        self.crops = crops
+        self.batch_size = batch_size
+        self.device = device
+        self.precision = precision
+        self.compile = compile
+        self.n_jobs = n_jobs
+        self.store = store
+        self.cache_bytes = cache_bytes
+        self.checkpoint_dir = checkpoint_dir
+        self.random_state = random_state
+        self.image_shape = image_shape
+        self.value_range = value_range
+        self.background = background
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train the network.
+
+        Parameters
+        ----------
+        X : array-like of n_images pictures
+            Anything that :func:`sktl.images.as_images` takes.
+        y : array-like of shape (n_images,)
+            Labels of any type.
+        sample_weight : array-like of shape (n_images,), default=None
+            Weights of the pictures in the training loss.
+
+        Returns
+        -------
+        self : CNNClassifier
+        """
+        check_parameters(self, self._phases())
+        images = self._read_images(X, reset=True)
+        labels = self._read_labels(images, y, reset=True)
+        everything = self._labelled(images, labels, sample_weight)
+        train, valid = self._split(everything)
+        self._check_pictures(train.images, *([] if valid is None else [valid.images]))
+        seed = int(check_random_state(self.random_state).randint(2**31))
+
+        pixels = self._begin(train, seed)
+        trainer = self._trainer(train, valid, seed, pixels)
+        phases = self._phases()
+        trainer.run(phases)
+        self.history_ = trainer.history()
+        self._note_scores(trainer)
+        states = {"final": trainer.state()}
+        if trainer.best is not None:
+            states["best"] = trainer.best["state"]
+        if self.refit and valid is not None:
+            states = {"final": self._refit(everything, trainer, phases, seed)}
+        self._states = states
+        self._load(self.keep)
+        return self
+
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
+        """Train one more epoch of the last phase, on these pictures.
+
+        Parameters
+        ----------
+        X : array-like of n_images pictures
+            Anything that :func:`sktl.images.as_images` takes.
+        y : array-like of shape (n_images,)
+            Labels.
+        classes : array-like of shape (n_classes,), default=None
+            All labels there will be; needed at the first call only, and by default those of `y`.
+        sample_weight : array-like of shape (n_images,), default=None
+            Weights of the pictures in the training loss.
+
+        Returns
+        -------
+        self : CNNClassifier
+        """
+        check_parameters(self, self._phases())
+        is_first = not hasattr(self, "classes_")
+        images = self._read_images(X, reset=is_first)
+        if is_first and classes is not None:
+            self.classes_ = np.unique(classes)
+        labels = self._read_labels(images, y, reset=is_first and classes is None)
+        train = self._labelled(images, labels, sample_weight)
+        self._check_pictures(images)
+        seed = int(check_random_state(self.random_state).randint(2**31))
+        if is_first:
+            self._begin(train, seed)
+        past = len(getattr(self, "history_", ()))
+        trainer = self._trainer(train, None, (seed + past) % 2**31)
+        trainer.checkpoint = None
+        name, phase = self._phases()[-1]
+        trainer.run([(name, clone(phase).set_params(epochs=1, schedule=None))])
+        self.history_ = trainer.history()
+        self._note_scores(trainer)
+        self._states = {"final": trainer.state()}
+        self._load("final")
+        return self
+
+    def predict(self, X: Any) -> npt.NDArray[Any]:
+        """Label of each picture.
+
+        Parameters
+        ----------
+        X : array-like of n_images pictures
+            Anything that :func:`sktl.images.as_images` takes.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_images,)
+        """
+        chosen = self._logits(X).argmax(axis=1)
+        labels: npt.NDArray[Any] = self.classes_[chosen]
+        return labels
+
+    def predict_proba(self, X: Any) -> npt.NDArray[np.float32]:
+        """Probability of each class.
+
+        Parameters
+        ----------
+        X : array-like of n_images pictures
+            Anything that :func:`sktl.images.as_images` takes.
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n_images, n_classes), dtype float32
+            In the order of `classes_`.
+        """
+        logits = self._logits(X)
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities: npt.NDArray[np.float32] = powers / powers.sum(axis=1, keepdims=True)
+        return probabilities
+
+    def with_weights(self, which: Literal["best", "final"]) -> CNNClassifier:
+        """Give the same classifier with the weights of the best or of the last epoch.
+
+        Parameters
+        ----------
+        which : {"best", "final"}
+            Both are there where the fit had validation pictures and no `refit`.
+
+        Returns
+        -------
+        classifier : CNNClassifier
+            A copy; the original stays as it is.
+        """
+        check_is_fitted(self)
+        if which not in self._states:
+            raise ParameterError(
+                f"which must be one of {sorted(self._states)}; got {which!r}. The weights of the "
+                "best epoch are kept where there are validation pictures and no refit"
+            )
+        other = copy.copy(self)
+        other.__dict__ = {k: v for k, v in vars(self).items() if k not in _NOT_PICKLED}
+        other._load(which)
+        return other
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Parameters, with those of the phases as ``phases__<name>__<parameter>``.
+
+        Parameters
+        ----------
+        deep : bool, default=True
+            Whether to give the parameters of phases and augmentation too.
+
+        Returns
+        -------
+        parameters : dict
+        """
+        parameters: dict[str, Any] = super().get_params(deep=deep)
+        if deep and are_phases(self._phases()):
+            for name, phase in self._phases():
+                parameters[f"phases__{name}"] = phase
+                for key, value in phase.get_params(deep=False).items():
+                    parameters[f"phases__{name}__{key}"] = value
+        return parameters
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters, also ``phases__<name>__<parameter>``.
+
+        Parameters
+        ----------
+        **params : dict
+            Parameters.
+
+        Returns
+        -------
+        self : CNNClassifier
+        """
+        of_phases = {key: params.pop(key) for key in list(params) if key.startswith("phases__")}
+        super().set_params(**params)
+        if not of_phases:
+            return self
+        phases = {name: copy.copy(phase) for name, phase in self._phases()}
+        for key, value in sorted(of_phases.items(), key=lambda item: item[0].count("__")):
+            _, name, *rest = key.split("__", 2)
+            if name not in phases:
+                raise ParameterError(f"{key}: there is no phase {name!r} among {list(phases)}")
+            if rest:
+                phases[name].set_params(**{rest[0]: value})
+            else:
+                phases[name] = value
+        self.phases = list(phases.items())
+        return self
+
+    @property
+    def net_(self) -> Any:
+        """The trained skorch net."""
+        return self._built().net
+
+    @property
+    def backbone_(self) -> Backbone:
+        """The trained network without its head."""
+        return self._built().backbone
+
+    @property
+    def _is_scratch(self) -> bool:
+        return self.weights is None
+
+    def _phases(self) -> list[tuple[str, Phase]]:
+        if self.phases is not None:
+            return list(self.phases)
+        default = _SCRATCH if self._is_scratch else _TRANSFER
+        return [(name, copy.copy(phase)) for name, phase in default]
+
+    def _read_labels(
+        self, images: ImageCollection, y: Any, *, reset: bool
+    ) -> npt.NDArray[np.int64]:
+        if y is None:
+            raise ValueError(
+                f"{type(self).__name__} requires y to be passed, but the target y is None"
+            )
+        y = column_or_1d(y, warn=True)
+        check_consistent_length(images, y)
+        check_classification_targets(y)
+        if reset:
+            self.classes_ = np.unique(y)
+            if len(self.classes_) < 2:
+                raise ValueError(
+                    f"{type(self).__name__} needs at least 2 classes; y has one class, "
+                    f"{self.classes_[0]!r}"
+                )
+        unknown = sorted(set(np.unique(y).tolist()) - set(self.classes_.tolist()), key=str)
+        if unknown:
+            raise ValueError(f"y has labels that are not among the classes: {unknown}")
+        numbers: npt.NDArray[np.int64] = np.searchsorted(self.classes_, y).astype(np.int64)
+        return numbers
+
+    def _labelled(
+        self, images: ImageCollection, labels: npt.NDArray[np.int64], sample_weight: Any
+    ) -> Labelled:
+        weights = sample_weights(labels, self.classes_, self.class_weight, sample_weight)
+        return Labelled(images, labels, weights)
+
+    def _split(self, everything: Labelled) -> tuple[Labelled, Labelled | None]:
+        """The training and the validation part."""
+        if self.validation is None:
+            return everything, None
+        if isinstance(self.validation, tuple):
+            X_valid, y_valid = self.validation
+            images = self._as_images(X_valid, getattr(self, "value_range_", self.value_range))
+            return everything, Labelled(images, self._read_labels(images, y_valid, reset=False))
+        return split(everything, self.validation, self.random_state)
+
+    def _check_pictures(self, *parts: ImageCollection) -> None:
+        for images in parts:
+            bad = images.check()
+            if bad:
+                raise ImageDecodeError(bad, len(images))
+
+    def _begin(self, train: Labelled, seed: int) -> Pixels | None:
+        """Make ready for an untrained network; give the decoded pictures if they were needed."""
+        self._states = {}
+        self._seed, self._statistics = seed, None
+        self.__dict__.pop("_made", None)
+        if self.normalize == "weights" or (self.normalize == "auto" and not self._is_scratch):
+            return None
+        pixels = Pixels(train.images, preprocessing_of(self), self._n_threads(), self.cache_bytes)
+        pixels.fill(progress=bool(self.verbose))
+        self._statistics = channel_statistics(pixels)
+        return pixels
+
+    def _n_threads(self) -> int:
+        return int(joblib.effective_n_jobs(-1 if self.n_jobs is None else self.n_jobs))
+
+    def _built(self) -> Built:
+        """The network with its weights, built if it is not there."""
+        check_is_fitted(self, "classes_")
+        if "_made" not in vars(self):
+            self._made = build(self, self._seed, self._statistics, len(self.classes_))
+            self._load(getattr(self, "_loaded", self.keep))
+        return self._made
+
+    def _load(self, which: str) -> None:
+        """Put one of the kept states into the network."""
+        self._loaded = which
+        state = self._states.get(which, self._states.get("final"))
+        if state is not None:
+            self._built().load(state)
+
+    def _trainer(
+        self, train: Labelled, valid: Labelled | None, seed: int, pixels: Pixels | None = None
+    ) -> Trainer:
+
+        built = self._built()
+        settings = Settings(
+            batch_size=self.batch_size,
+            augmentation=as_augmentation(self.augment),
+            augment_copies=self.augment_copies,
+            mixup=self.mixup,
+            cutmix=self.cutmix,
+            mix_off_epoch=self.mix_off_epoch,
+            label_smoothing=self.label_smoothing,
+            l1=self.l1,
+            l2=self.l2,
+            stopping=as_stopping(self.early_stopping),
+            device=resolve_device(self.device),
+            bf16=self.precision == "bf16",
+            n_threads=self._n_threads(),
+            image_size=self.image_size,
+            cache_bytes=self.cache_bytes,
+            seed=seed,
+            progress=bool(self.verbose),
+        )
+        checkpoint = None
+        if self.checkpoint_dir is not None:
+            checkpoint = Checkpoint(self.checkpoint_dir, self._described(train, valid, seed))
+        return Trainer(
+            built.net,
+            built.preprocessing,
+            train,
+            valid,
+            settings,
+            stored=built.stored,
+            is_pretrained=not self._is_scratch,
+            has_learnt=built.has_learnt,
+            pixels=pixels,
+            checkpoint=checkpoint,
+        )
+
+    def _described(self, train: Labelled, valid: Labelled | None, seed: int) -> dict[str, Any]:
+        """Everything that decides the result of a fit."""
+        ignored = {
+            "backbone", "callbacks", "checkpoint_dir", "device", "n_jobs", "phases", "random_state",
+            "store", "validation", "verbose",
+        }  # fmt: skip
+        parts = [part for part in (train, valid) if part is not None]
+        known = resolve_store(self.store) or resolve_store("memory")
+        assert known is not None
+        return {
+            **{k: v for k, v in self.get_params(deep=False).items() if k not in ignored},
+            "phases": [(name, phase.get_params(deep=False)) for name, phase in self._phases()],
+            "digest": self._built().spec.digest,
+            "classes": self.classes_.tolist(),
+            "labels": [part.labels.tolist() for part in parts],
+            "weights": [None if p.weights is None else p.weights.tolist() for p in parts],
+            "pictures": [picture_digests(part.images, known) for part in parts],
+            "seed": seed,
+        }
+
+    def _refit(
+        self, everything: Any, trainer: Trainer, phases: list[tuple[str, Phase]], seed: int
+    ) -> Any:
+        """Weights after training anew on all pictures, up to the best epoch."""
+        best = trainer.best
+        assert best is not None
+        rows = self.history_["phase"].value_counts()
+        epochs = [
+            int(rows.get(name, 0)) if i < best["phase"]
+            else best["epoch_in_phase"] if i == best["phase"]
+            else 0
+            for i, (name, _) in enumerate(phases)
+        ]  # fmt: skip
+        del self._made
+        again = self._trainer(everything, None, seed)
+        again.run(phases, epochs)
+        return again.state()
+
+    def _note_scores(self, trainer: Trainer) -> None:
+        last = self.history_.iloc[-1]
+        self.final_score_ = float(last.get("valid_top1", np.nan))
+        best = trainer.best
+        self.best_epoch_ = len(self.history_) if best is None else int(best["epoch"])
+        self.best_score_ = float("nan") if best is None else float(best["score"][0])
+
+    def _logits(self, X: Any) -> npt.NDArray[np.float32]:
+        """(n_images, n_classes)."""
+        check_is_fitted(self, "classes_")
+        return logits_of(self, self._built(), self._read_images(X, reset=False))
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().__getstate__()
+        return {name: value for name, value in state.items() if name not in _NOT_PICKLED}
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return bool(getattr(self, "_states", None))
+
+
+# What is built again from the rest.
+_NOT_PICKLED = ("_made",)

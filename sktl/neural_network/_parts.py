@@ -1,0 +1,89 @@
+"""Training and validation part of labelled pictures, and their weights."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state, compute_class_weight
+from sklearn.utils.validation import _check_sample_weight
+
+from sktl.training.trainer import Labelled
+
+__all__ = ["sample_weights", "split"]
+
+
+def sample_weights(
+    labels: npt.NDArray[np.int64],
+    classes: npt.NDArray[Any],
+    class_weight: Any,
+    sample_weight: Any,
+) -> npt.NDArray[np.float32] | None:
+    """Product of the weights of samples and classes; None if there are neither.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (n,)
+        Numbers of the classes.
+    classes : ndarray of shape (n_classes,)
+    class_weight : dict, "balanced" or None
+    sample_weight : array-like of shape (n,) or None
+
+    Returns
+    -------
+    weights : ndarray of shape (n,), dtype float32, or None
+    """
+    if class_weight is None and sample_weight is None:
+        return None
+    weights = np.ones(len(labels))
+    if sample_weight is not None:
+        weights = weights * _check_sample_weight(sample_weight, labels, ensure_non_negative=True)
+    if class_weight is not None:
+        by_class = np.ones(len(classes))
+        seen = np.unique(labels)
+        by_class[seen] = compute_class_weight(
+            class_weight, classes=classes[seen], y=classes[labels]
+        )
+        weights = weights * by_class[labels]
+    return weights.astype(np.float32)
+
+
+def split(everything: Labelled, validation: Any, random_state: Any) -> tuple[Labelled, Labelled]:
+    """Training and validation part.
+
+    Parameters
+    ----------
+    everything : Labelled
+    validation : float or splitter
+        A share, stratified where every class is large enough, or a splitter, whose first split is
+        taken.
+    random_state : int, RandomState instance or None
+        Of the share.
+
+    Returns
+    -------
+    train, valid : Labelled
+        Both in the order of `everything`.
+    """
+    images, labels, weights = everything.images, everything.labels, everything.weights
+    indices = np.arange(len(labels))
+    if isinstance(validation, numbers.Real):
+        counts = np.unique(labels, return_counts=True)[1]
+        n_valid = max(1, round(float(validation) * len(labels)))
+        fits = counts.min() >= 2 and len(counts) <= min(n_valid, len(labels) - n_valid)
+        train, valid = train_test_split(
+            indices,
+            test_size=n_valid,
+            stratify=labels if fits else None,
+            random_state=check_random_state(random_state).randint(2**31),
+        )
+    else:
+        train, valid = next(iter(validation.split(indices, labels)))
+    train, valid = np.sort(train), np.sort(valid)
+    return (
+        Labelled(images[train], labels[train], None if weights is None else weights[train]),
+        Labelled(images[valid], labels[valid]),
+    )

@@ -1,0 +1,297 @@
+"""Training data in batches: pictures, or what the frozen part of a network made of them."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tqdm.auto import tqdm
+
+from sktl.backbones import Preprocessing
+from sktl.engine import prepare
+from sktl.exceptions import BadImage, ImageDecodeError
+from sktl.images import ImageCollection
+from sktl.images._decode import BadImageError
+
+__all__ = ["Activations", "Batches", "Pixels", "channel_statistics", "fits_on_disk"]
+
+Positions = Sequence[int] | npt.NDArray[np.intp]
+
+# Pictures that the frozen part is run on at once, and batches that are read ahead.
+_AT_ONCE = 64
+_AHEAD = 2
+
+
+class Pixels:
+    """Pictures as a network sees them: decoded, resized and cut once, and kept in a file.
+
+    Parameters
+    ----------
+    images : ImageCollection
+        The pictures.
+    preprocessing : Preprocessing
+        How they are resized and cut.
+    n_threads : int
+        How many are decoded at once.
+    cache_bytes : int
+        Bytes that may be kept in a temporary file. Pictures that need more are decoded anew each
+        time.
+    """
+
+    def __init__(
+        self,
+        images: ImageCollection,
+        preprocessing: Preprocessing,
+        n_threads: int,
+        cache_bytes: int,
+    ) -> None:
+        self.images, self.preprocessing = images, preprocessing
+        self.n_threads = n_threads
+        size = preprocessing.size
+        self._shape = (len(images), size, size, 3)
+        self._kept: npt.NDArray[np.uint8] | None = None
+        self._fits = fits_on_disk(self._shape, 1, cache_bytes)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def fill(self, *, progress: bool = False) -> None:
+        """Decode all pictures, if they can be kept.
+
+        Raises
+        ------
+        ImageDecodeError
+            If some cannot be read; all of them are named.
+        """
+        if self._kept is not None or not self._fits:
+            return
+        kept = _memory_map(self._shape, np.uint8)
+        bad: list[BadImage] = []
+
+        def put(i: int) -> None:
+            try:
+                kept[i] = self._decode(i)
+            except BadImageError as error:
+                bad.append(BadImage(i, self.images.describe(i), str(error)))
+
+        with ThreadPoolExecutor(self.n_threads) as threads:
+            done = threads.map(put, range(len(self)))
+            for _ in tqdm(done, total=len(self), unit="image", delay=3, disable=not progress):
+                pass
+        if bad:
+            raise ImageDecodeError(sorted(bad, key=lambda b: b.index), len(self))
+        self._kept = kept
+
+    def read(self, positions: Positions) -> torch.Tensor:
+        """(n, 3, H, W) uint8, channels-last in memory."""
+        if self._kept is not None:
+            pixels = self._kept[np.asarray(positions)]
+        else:
+            try:
+                pixels = np.stack([self._decode(int(i)) for i in positions])
+            except BadImageError:
+                bad = self.images.check([int(i) for i in positions])
+                raise ImageDecodeError(bad or self._bad(positions), len(self)) from None
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2)  # (n, H, W, 3) -> (n, 3, H, W)
+
+    def _decode(self, i: int) -> npt.NDArray[np.uint8]:
+        pixels: npt.NDArray[np.uint8] = prepare(self.images.read_rgb(i), self.preprocessing)[0]
+        return pixels
+
+    def _bad(self, positions: Positions) -> list[BadImage]:
+        bad = []
+        for i in map(int, positions):
+            try:
+                self.images.read_rgb(i)
+            except BadImageError as error:
+                bad.append(BadImage(i, self.images.describe(i), str(error)))
+        return bad
+
+
+class Activations:
+    """What the frozen part of a network makes of pictures, kept in a temporary file.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_copies, n, ...)
+        One or several versions of each picture.
+    """
+
+    def __init__(self, values: npt.NDArray[Any]) -> None:
+        self.values = values
+
+    def __len__(self) -> int:
+        return int(self.values.shape[1])
+
+    def read(
+        self, positions: Positions, copies: npt.NDArray[np.intp] | None = None
+    ) -> torch.Tensor:
+        """(n, ...) float32 of some pictures, each in the copy that is given for it."""
+        chosen = np.zeros(len(positions), np.intp) if copies is None else copies
+        return torch.from_numpy(self.values[chosen, np.asarray(positions)]).float()
+
+    @classmethod
+    def compute(
+        cls,
+        pixels: Pixels,
+        shape: tuple[int, ...],
+        run: Callable[[torch.Tensor, int], torch.Tensor],
+        *,
+        n_copies: int = 1,
+        progress: bool = False,
+    ) -> Activations:
+        """Run the frozen part on all pictures.
+
+        Parameters
+        ----------
+        pixels : Pixels
+            The pictures.
+        shape : tuple of ints
+            Of the result for one of them.
+        run : callable
+            Takes (n, 3, H, W) uint8 pixels and the number of the copy; gives (n, *shape).
+        n_copies : int, default=1
+            Versions of each picture.
+        progress : bool, default=False
+            Show a progress bar if the work takes more than three seconds.
+
+        Returns
+        -------
+        activations : Activations
+            In 16 bits if they are maps.
+        """
+        dtype = np.float16 if len(shape) > 1 else np.float32
+        values = _memory_map((n_copies, len(pixels), *shape), dtype)
+        total = n_copies * len(pixels)
+        with tqdm(total=total, unit="image", delay=3, disable=not progress) as bar:
+            for copy in range(n_copies):
+                for start in range(0, len(pixels), _AT_ONCE):
+                    some = range(start, min(start + _AT_ONCE, len(pixels)))
+                    values[copy, some.start : some.stop] = run(pixels.read(some), copy).cpu()
+                    bar.update(len(some))
+        return cls(values)
+
+
+class Batches:
+    """One pass over training or validation data; the next batches are read beside the work.
+
+    Parameters
+    ----------
+    source : Pixels or Activations
+        The inputs.
+    labels : ndarray of shape (n,), int64
+        Of all pictures of the source.
+    weights : ndarray of shape (n,), float32, or None
+        Weights of the samples.
+    batch_size : int
+        Pictures a batch.
+    rng : numpy.random.Generator, default=None
+        Shuffles, and chooses copies; by default the order is kept and the first copies are taken.
+    after_batch : callable, default=None
+        Called when a batch has been worked on.
+    """
+
+    def __init__(
+        self,
+        source: Pixels | Activations,
+        labels: npt.NDArray[np.int64],
+        weights: npt.NDArray[np.float32] | None,
+        batch_size: int,
+        rng: np.random.Generator | None = None,
+        *,
+        after_batch: Callable[[], None] | None = None,
+    ) -> None:
+        self.after_batch = after_batch
+        self.source, self.labels, self.weights = source, labels, weights
+        self.batch_size, self.rng = batch_size, rng
+
+    def __len__(self) -> int:
+        return len(self._starts())
+
+    def __iter__(self) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
+        n = len(self.labels)
+        order = np.arange(n) if self.rng is None else self.rng.permutation(n)
+        copies = None
+        if self.rng is not None and isinstance(self.source, Activations):
+            copies = self.rng.integers(len(self.source.values), size=n)
+        with ThreadPoolExecutor(1) as thread:
+            ahead: deque[Future[Any]] = deque()
+            for start in self._starts():
+                ahead.append(thread.submit(self._batch, order, copies, start))
+                if len(ahead) > _AHEAD:
+                    yield ahead.popleft().result()
+                    self._worked()
+            while ahead:
+                yield ahead.popleft().result()
+                self._worked()
+
+    def _worked(self) -> None:
+        if self.after_batch is not None:
+            self.after_batch()
+
+    def _starts(self) -> list[int]:
+        starts = list(range(0, len(self.labels), self.batch_size))
+        # Batch normalisation has no statistics of a single picture.
+        if self.rng is not None and len(starts) > 1 and len(self.labels) - starts[-1] == 1:
+            starts.pop()
+        return starts
+
+    def _batch(
+        self, order: npt.NDArray[np.intp], copies: npt.NDArray[np.intp] | None, start: int
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        positions = order[start : start + self.batch_size]
+        if copies is not None and isinstance(self.source, Activations):
+            X = {"x": self.source.read(positions, copies[positions])}
+        else:
+            X = {"x": self.source.read(positions)}
+        if self.weights is not None:
+            X["weight"] = torch.from_numpy(self.weights[positions])
+        return X, torch.from_numpy(self.labels[positions])
+
+
+def channel_statistics(
+    pixels: Pixels,
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Mean and standard deviation of each channel over all pixels.
+
+    Parameters
+    ----------
+    pixels : Pixels
+        The pictures.
+
+    Returns
+    -------
+    mean, std : tuples of 3 floats
+        For values 0-1.
+    """
+    total, squares, n = np.zeros(3), np.zeros(3), 0
+    for start in range(0, len(pixels), _AT_ONCE):
+        x = pixels.read(range(start, min(start + _AT_ONCE, len(pixels)))).double() / 255
+        total += x.sum((0, 2, 3)).numpy()
+        squares += x.square().sum((0, 2, 3)).numpy()
+        n += x[:, 0].numel()
+    mean = total / n
+    # A channel that is the same everywhere is only shifted.
+    std = np.sqrt(np.maximum(squares / n - mean**2, 0))
+    std[std < 1e-6] = 1.0
+    return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def fits_on_disk(shape: tuple[int, ...], itemsize: int, cache_bytes: int) -> bool:
+    """Whether an array may be kept in a temporary file, and there is room for it."""
+    size = int(np.prod(shape, dtype=np.int64)) * itemsize
+    return size <= cache_bytes and size < 0.9 * shutil.disk_usage(tempfile.gettempdir()).free
+
+
+def _memory_map(shape: tuple[int, ...], dtype: Any) -> npt.NDArray[Any]:
+    """An array in a file that has no name and goes with the array."""
+    with tempfile.TemporaryFile() as file:
+        file.truncate(max(1, int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize))
+        return np.memmap(file, dtype, "r+", shape=shape)

@@ -1,0 +1,211 @@
+"""The skorch net that trains: what becomes of one batch."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, NamedTuple
+
+import numpy as np
+import skorch
+import torch
+import torch.nn.functional as F  # noqa: N812
+from skorch.dataset import unpack_data
+from skorch.utils import to_device
+from torch import nn
+
+from sktl.nn.mixing import Mixed, cutmix, mixup
+from sktl.training.augmentation import Augmentation
+from sktl.training.data import Batches
+
+__all__ = ["BatchWork", "Parts", "StopPhase", "TransferSkorchNet"]
+
+
+class StopPhase(Exception):  # noqa: N818 (nothing went wrong)
+    """A callback asks for the end of the phase, as skorch's callbacks do."""
+
+
+class Parts(NamedTuple):
+    """The data of one epoch.
+
+    Attributes
+    ----------
+    train : Batches
+    valid : Batches or None
+    """
+
+    train: Batches
+    valid: Batches | None
+
+    def __len__(self) -> int:
+        return len(self.train.labels)
+
+
+class BatchWork:
+    """What is done with the pictures of a batch, and with the network's answer.
+
+    Attributes
+    ----------
+    mean, std : Tensor of shape (3, 1, 1)
+        Of the normalisation, for values 0-255.
+    augmentation : Augmentation or None
+        Of training pictures.
+    size : int
+        Side of the square that the network sees, in pixels.
+    mixup, cutmix : float
+        Their alpha; 0 is off.
+    label_smoothing : float
+        Of the training loss.
+    l1, l2 : float
+        Penalties on the head's weights.
+    clip_norm : float or None
+        Largest norm of the gradients.
+    autocast : bool
+        Whether to compute in bfloat16 where that is safe.
+    top_k : int
+        Of the top-k accuracy.
+    rng : numpy.random.Generator
+        Of augmentation and mixing.
+    right : dict
+        Part -> number of pictures whose first guess, and whose first k guesses, were right, and
+        number of pictures.
+    """
+
+    def __init__(self, mean: torch.Tensor, std: torch.Tensor, size: int) -> None:
+        self.mean, self.std, self.size = mean, std, size
+        self.augmentation: Augmentation | None = None
+        self.mixup = self.cutmix = self.label_smoothing = self.l1 = self.l2 = 0.0
+        self.clip_norm: float | None = None
+        self.autocast = False
+        self.top_k = 5
+        self.rng = np.random.default_rng(0)
+        self.right: dict[str, Any] = {}
+
+    @property
+    def mixes(self) -> bool:
+        """Whether pictures are mixed."""
+        return self.mixup > 0 or self.cutmix > 0
+
+    def normalised(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, 3, H, W) pixels, 0-255, to the input of the network."""
+        return (x.float() - self.mean) / self.std
+
+    def inputs(self, x: torch.Tensor, *, training: bool) -> tuple[torch.Tensor, Mixed | None]:
+        """Input of the network, from pixels or from what its frozen part gave."""
+        if x.dtype != torch.uint8:
+            return x, None
+        if not training:
+            return self.normalised(x), None
+        if self.augmentation is not None:
+            x = self.augmentation(x.float(), self.rng, self.size)
+        x = self.normalised(x)
+        if not self.mixes:
+            return x, None
+        first = self.mixup > 0 and (self.cutmix == 0 or self.rng.random() < 0.5)
+        mixed = mixup(x, self.mixup, self.rng) if first else cutmix(x, self.cutmix, self.rng)
+        return mixed.x, mixed
+
+    def loss(
+        self,
+        logits: torch.Tensor,
+        y: torch.Tensor,
+        weight: torch.Tensor | None,
+        *,
+        mixed: Mixed | None = None,
+        training: bool,
+    ) -> torch.Tensor:
+        """Mean cross entropy, weighted where there are weights."""
+        smoothing = self.label_smoothing if training else 0.0
+
+        def mean(labels: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+            losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
+            return losses.mean() if weights is None else (losses * weights).sum() / weights.sum()
+
+        if mixed is None:
+            return mean(y, weight)
+        of_other = mean(y[mixed.other], None if weight is None else weight[mixed.other])
+        return mixed.share * mean(y, weight) + (1 - mixed.share) * of_other
+
+    def penalty(self, head: nn.Module) -> torch.Tensor | float:
+        """L1 and L2 penalty of the weights of the head's linear layers."""
+        if not (self.l1 or self.l2):
+            return 0.0
+        weights = [m.weight for m in head.modules() if isinstance(m, nn.Linear)]
+        return sum(self.l1 * w.abs().sum() + self.l2 * w.square().sum() for w in weights)
+
+    def count(self, part: str, logits: torch.Tensor, y: torch.Tensor) -> None:
+        """Count the pictures of a batch whose guesses were right."""
+        k = min(self.top_k, logits.shape[1])
+        guesses = logits.detach().topk(k).indices == y[:, None]  # (N, k)
+        counts = np.array([guesses[:, 0].sum().item(), guesses.any(1).sum().item(), len(y)])
+        self.right[part] = self.right.get(part, 0) + counts
+
+
+class TransferSkorchNet(skorch.NeuralNet):
+    """A skorch net around a TransferNet, whose data come as Parts.
+
+    Its optimizer, freezing and data change from phase to phase, its module, history and callbacks
+    stay.
+    """
+
+    work: BatchWork
+
+    def get_split_datasets(self, X: Any, y: Any = None, **fit_params: Any) -> Any:
+        """The two parts as they are."""
+        if isinstance(X, Parts):
+            return X.train, X.valid
+        return super().get_split_datasets(X, y, **fit_params)
+
+    def get_iterator(self, dataset: Any, training: bool = False) -> Any:
+        """Batches are their own iterator."""
+        return dataset if isinstance(dataset, Batches) else super().get_iterator(dataset, training)
+
+    def check_data(self, X: Any, y: Any = None) -> None:
+        """Nothing: it was checked before."""
+
+    def train_step_single(self, batch: Any, **fit_params: Any) -> dict[str, torch.Tensor]:
+        """Loss and gradients of a batch."""
+        work = self.work
+        self._set_training(True)
+        (X, y), device = unpack_data(batch), self.device
+        x = to_device(X["x"], device)
+        y = to_device(y, device)
+        weight = to_device(X["weight"], device) if "weight" in X else None
+        x, mixed = work.inputs(x, training=True)
+        with self._arithmetic():
+            logits = self.infer(x, **fit_params)
+        logits = logits.float()
+        loss = work.loss(logits, y, weight, mixed=mixed, training=True)
+        torch.autograd.backward(loss + work.penalty(self.module_.head))
+        if work.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.module_.parameters(), work.clip_norm)
+        if mixed is None:
+            work.count("train", logits, y)
+        return {"loss": loss, "y_pred": logits.detach()}
+
+    def validation_step(self, batch: Any, **fit_params: Any) -> dict[str, torch.Tensor]:
+        """Loss of a batch in eval mode."""
+        loss, logits = self.evaluate(batch)
+        return {"loss": loss, "y_pred": logits}
+
+    def evaluate(self, batch: Any, part: str = "valid") -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss and logits of a batch in eval mode."""
+        self._set_training(False)
+        X, y = unpack_data(batch)
+        y = to_device(y, self.device)
+        with torch.no_grad(), self._arithmetic():
+            x, _ = self.work.inputs(to_device(X["x"], self.device), training=False)
+            logits = self.infer(x).float()
+        self.work.count(part, logits, y)
+        return self.work.loss(logits, y, None, training=False), logits
+
+    def notify(self, method_name: str, **cb_kwargs: Any) -> None:
+        """As skorch does, but for callbacks that stop training by a KeyboardInterrupt."""
+        try:
+            super().notify(method_name, **cb_kwargs)
+        except KeyboardInterrupt as error:
+            raise StopPhase from error
+
+    def _arithmetic(self) -> contextlib.AbstractContextManager[Any]:
+        if self.work.autocast:
+            return torch.autocast(torch.device(self.device).type, torch.bfloat16)
+        return contextlib.nullcontext()

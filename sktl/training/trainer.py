@@ -1,0 +1,527 @@
+"""Training, phase by phase."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from sktl.backbones import Preprocessing
+from sktl.engine import Network, Recipe, compute_features
+from sktl.exceptions import DivergenceError, ImageDecodeError
+from sktl.images import ImageCollection
+from sktl.training.augmentation import Augmentation
+from sktl.training.checkpoint import Checkpoint
+from sktl.training.data import Activations, Batches, Pixels, fits_on_disk
+from sktl.training.net import BatchWork, Parts, StopPhase, TransferSkorchNet
+from sktl.training.network import Cut, TransferNet
+from sktl.training.phase import Phase, Schedule
+from sktl.training.stopping import Patience, PrecheltUP
+
+__all__ = ["Labelled", "Settings", "Trainer"]
+
+# With mixing, at most this many training pictures are looked at unmixed after an epoch.
+_MOST_LOOKED_AT = 1000
+# What skorch records for itself.
+_NOT_SHOWN = {
+    "batches",
+    "dur",
+    *(f"{part}_{what}" for part in ("train", "valid") for what in ("batch_count", "loss_best")),
+}
+# Pictures on which a cut of the network is tried.
+_N_TRIED = 2
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Pictures with labels.
+
+    Attributes
+    ----------
+    images : ImageCollection of length n
+    labels : ndarray of shape (n,), int64
+        Numbers of the classes.
+    weights : ndarray of shape (n,), float32, or None
+    """
+
+    images: ImageCollection
+    labels: npt.NDArray[np.int64]
+    weights: npt.NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a network is trained, whatever the phase; as the parameters of `CNNClassifier`."""
+
+    batch_size: int = 32
+    augmentation: Augmentation | None = None
+    augment_copies: int | None = None
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mix_off_epoch: int | None = None
+    label_smoothing: float = 0.0
+    l1: float = 0.0
+    l2: float = 0.0
+    stopping: Patience | PrecheltUP | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    bf16: bool = False
+    n_threads: int = 1
+    image_size: int | None = None
+    cache_bytes: int = 8_000_000_000
+    top_k: int = 5
+    seed: int = 0
+    progress: bool = False
+
+
+class Trainer:
+    """Trains a network on some pictures, one phase after the other.
+
+    Parameters
+    ----------
+    net : TransferSkorchNet
+        Initialised; around a TransferNet.
+    preprocessing : Preprocessing
+        What the network sees.
+    train, valid : Labelled
+        The pictures; `valid` may be None.
+    settings : Settings
+    stored : Network or None
+        The backbone as it is in the feature store, for phases that train the head alone on a trunk
+        that has not learnt yet.
+    is_pretrained : bool
+        Whether the trunk had weights to begin with.
+    has_learnt : bool
+        Whether the trunk has been trained already.
+    pixels : Pixels or None
+        The training pictures, where they have been decoded already.
+    checkpoint : Checkpoint or None
+        Where the state is kept after each epoch.
+
+    Attributes
+    ----------
+    best : dict or None
+        "epoch", "score" and "state" of the epoch with the best validation accuracy; among equals,
+        of that with the lowest loss.
+    """
+
+    def __init__(
+        self,
+        net: TransferSkorchNet,
+        preprocessing: Preprocessing,
+        train: Labelled,
+        valid: Labelled | None,
+        settings: Settings,
+        *,
+        stored: Network | None = None,
+        is_pretrained: bool = True,
+        has_learnt: bool = False,
+        pixels: Pixels | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
+        self.net, self.preprocessing, self.settings = net, preprocessing, settings
+        self.train, self.valid = train, valid
+        self.stored, self.is_pretrained, self.checkpoint = stored, is_pretrained, checkpoint
+        module: Any = net.module_
+        self.module: TransferNet = getattr(module, "_orig_mod", module)
+        self.n_classes = int(self.module.head[-1].out_features)
+        mean, std = (
+            torch.tensor(values, device=settings.device).view(3, 1, 1) * 255
+            for values in (preprocessing.mean, preprocessing.std)
+        )
+        self.work = net.work = BatchWork(mean, std, preprocessing.size)
+        for name in ("label_smoothing", "l1", "l2", "top_k"):
+            setattr(self.work, name, getattr(settings, name))
+        self.work.autocast = settings.bf16
+        self.best: dict[str, Any] | None = None
+        self._has_learnt = has_learnt
+        self._pixels: dict[tuple[str, int], Pixels] = {}
+        if pixels is not None:
+            self._pixels["train", preprocessing.size] = pixels
+
+    @property
+    def n_epochs(self) -> int:
+        """Epochs trained so far, over all phases."""
+        return len(self.net.history)
+
+    def run(self, phases: Sequence[tuple[str, Phase]], epochs: Sequence[int] | None = None) -> None:
+        """Train all phases, or what is left of them after the last checkpoint.
+
+        Parameters
+        ----------
+        phases : sequence of (name, Phase)
+        epochs : sequence of int, default=None
+            How many of its epochs each phase is trained for; all by default.
+
+        Raises
+        ------
+        DivergenceError
+            If the loss becomes NaN or infinite.
+        ImageDecodeError
+            If some pictures cannot be read.
+        """
+        limits = [phase.epochs for _, phase in phases] if epochs is None else list(epochs)
+        state = self.checkpoint.read() if self.checkpoint else None
+        first = 0
+        if state is not None:
+            first = self._restore(state)
+        total = sum(limits)
+        with (
+            _private_randomness(self.settings),
+            tqdm(total=total, unit="epoch", disable=not self.settings.progress) as bar,
+        ):
+            bar.update(self.n_epochs)
+            for number in range(first, len(phases)):
+                done = state["epoch"] if state is not None and number == first else 0
+                if state is not None and number == first and state["is_finished"]:
+                    self._restore_optimizer(phases[number][1], state)
+                    continue
+                self._run_phase(number, *phases[number], limits[number], done, state, bar)
+        self.module.cut = None
+        self.module.eval()
+
+    def _run_phase(
+        self,
+        number: int,
+        name: str,
+        phase: Phase,
+        limit: int,
+        done: int,
+        state: dict[str, Any] | None,
+        bar: Any,
+    ) -> None:
+        """One phase: freeze, find the data, train epoch by epoch."""
+        if limit == 0:
+            return
+        net, module = self.net, self.module
+        module.cut = None
+        module.begin(phase, is_pretrained=self.is_pretrained)
+        self._begin_work(phase)
+        train, valid = self._sources(phase)
+        self._note_learning(phase)
+        optimizer = phase.make_optimizer(module.groups(phase.lr_decay))
+        _carry_over(getattr(net, "optimizer_", None), optimizer)
+        net.optimizer_ = optimizer
+        parts = self._parts(train, valid, number, 0)
+        schedule = phase.make_schedule(optimizer, len(parts.train))
+        if done and state is not None:
+            optimizer.load_state_dict(state["optimizer"])
+            schedule.load_state_dict(state["schedule"])
+        net.notify("on_train_begin", X=parts, y=None)
+        for epoch in range(done, limit):
+            is_last = not self._epoch(number, name, epoch, train, valid, schedule)
+            is_last = is_last or epoch == limit - 1
+            bar.update()
+            bar.set_postfix(_shown(net.history[-1]))
+            if self.checkpoint is not None:
+                self.checkpoint.write(self._state(number, epoch + 1, is_last, schedule))
+            if is_last:
+                bar.total -= limit - 1 - epoch
+                break
+        net.notify("on_train_end", X=parts, y=None)
+
+    def _epoch(
+        self,
+        number: int,
+        name: str,
+        epoch: int,
+        train: Pixels | Activations,
+        valid: Pixels | Activations | None,
+        schedule: Schedule,
+    ) -> bool:
+        """One pass over the training data and one over the validation data; False to stop."""
+        net, work, settings = self.net, self.work, self.settings
+        start = time.perf_counter()
+        lr = net.optimizer_.param_groups[0]["lr"]
+        work.rng = np.random.default_rng([settings.seed, number, epoch, 1])
+        torch.manual_seed(
+            int(np.random.default_rng([settings.seed, number, epoch]).integers(2**62))
+        )
+        if settings.mix_off_epoch is not None and self.n_epochs >= settings.mix_off_epoch:
+            work.mixup = work.cutmix = 0.0
+        work.right = {}
+        parts = self._parts(train, valid, number, epoch, after_batch=schedule.after_batch)
+        asked_to_stop = False
+        try:
+            net.fit_loop(parts, epochs=1)
+        except StopPhase:
+            asked_to_stop = True
+        record = net.history.record
+        row = net.history[-1]
+        if work.mixes:
+            record("train_loss", self._loss_unmixed(train))
+        record("phase", name)
+        record("epoch_in_phase", epoch + 1)
+        record("lr", lr)
+        for part in ("train", "valid"):
+            if part in work.right:
+                first, top_k, n = work.right[part]
+                record(f"{part}_top1", float(first / n))
+                if self.n_classes > work.top_k:
+                    record(f"{part}_top{work.top_k}", float(top_k / n))
+        record("seconds", time.perf_counter() - start)
+        self._check_finite(name, epoch, row)
+        schedule.after_epoch(row.get("valid_loss", row["train_loss"]))
+        self._keep_best(number, epoch)
+        return not asked_to_stop and not self._should_stop(name)
+
+    def _parts(
+        self,
+        train: Pixels | Activations,
+        valid: Pixels | Activations | None,
+        number: int,
+        epoch: int,
+        after_batch: Any = None,
+    ) -> Parts:
+        size = self.settings.batch_size
+        rng = np.random.default_rng([self.settings.seed, number, epoch, 2])
+        batches = Batches(
+            train, self.train.labels, self.train.weights, size, rng, after_batch=after_batch
+        )
+        if valid is None or self.valid is None:
+            return Parts(batches, None)
+        return Parts(batches, Batches(valid, self.valid.labels, None, 2 * size))
+
+    def _begin_work(self, phase: Phase) -> None:
+        settings, work = self.settings, self.work
+        work.augmentation = settings.augmentation if phase.augment else None
+        work.mixup = settings.mixup if phase.augment else 0.0
+        work.cutmix = settings.cutmix if phase.augment else 0.0
+        work.clip_norm = phase.clip_norm
+
+    def _sources(self, phase: Phase) -> tuple[Pixels | Activations, Pixels | Activations | None]:
+        """The data of a phase: what is frozen is computed once, wherever pictures stay the same."""
+        settings = self.settings
+        varies = self.work.augmentation is not None and settings.augment_copies is None
+        is_mixed = self.work.mixes
+        if not varies and not is_mixed:
+            if self._may_use_store(phase):
+                return self._stored_features(self.train), self._stored_features(self.valid)
+            cut = self._cut()
+            if cut is not None:
+                n_copies = settings.augment_copies if self.work.augmentation is not None else 1
+                sources = self._activations(cut, n_copies or 1)
+                self.module.cut = cut
+                return sources
+        return self._filled("train"), None if self.valid is None else self._filled("valid")
+
+    def _may_use_store(self, phase: Phase) -> bool:
+        return (
+            self.stored is not None
+            and not self._has_learnt
+            and self.work.augmentation is None
+            and not self.module.learning(phase.train)
+        )
+
+    def _stored_features(self, part: Labelled | None) -> Any:
+        """Features of the untouched trunk, from the feature store."""
+        if part is None or self.stored is None:
+            return None
+        layers, bad = compute_features(
+            part.images,
+            self.stored,
+            Recipe((self.module.layer,), self.module.pooling, self.settings.image_size),
+            self.stored.store,
+            device=self.settings.device,
+            progress=self.settings.progress,
+        )
+        if bad:
+            raise ImageDecodeError(bad, len(part.images))
+        self.module.cut = Cut(self.module.trunk, torch.nn.Identity(), layers[0].shape[1:])
+        return Activations(layers[0][None])
+
+    def _cut(self) -> Cut | None:
+        """Where to cut the network for this phase, if what is handed on can be kept."""
+        settings = self.settings
+        tried = self._source("train", self.preprocessing).read(
+            range(min(_N_TRIED, len(self.train.labels)))
+        )
+        cut = self.module.find_cut(self.work.normalised(tried.to(settings.device)))
+        if cut is None:
+            return None
+        n = len(self.train.labels) * (settings.augment_copies or 1)
+        n += 0 if self.valid is None else len(self.valid.labels)
+        return cut if fits_on_disk((n, *cut.shape), 2, settings.cache_bytes) else None
+
+    def _activations(self, cut: Cut, n_copies: int) -> tuple[Activations, Activations | None]:
+        settings, work = self.settings, self.work
+
+        def run(x: torch.Tensor, copy: int) -> torch.Tensor:
+            x = x.to(settings.device)
+            if work.augmentation is not None and copy >= 0:
+                x = work.augmentation(x.float(), rng, work.size)
+            return cut(work.normalised(x))
+
+        rng = np.random.default_rng([settings.seed, 3])
+        train = Activations.compute(
+            self._filled("train"), cut.shape, run, n_copies=n_copies, progress=settings.progress
+        )
+        if self.valid is None:
+            return train, None
+        valid = Activations.compute(
+            self._filled("valid"), cut.shape, lambda x, _: run(x, -1), progress=settings.progress
+        )
+        return train, valid
+
+    def _filled(self, part: str) -> Pixels:
+        """Pictures, decoded; those to be cut out of at random with a border."""
+        preprocessing = self.preprocessing
+        augmentation = self.work.augmentation
+        if part == "train" and augmentation is not None and augmentation.random_crop:
+            size = preprocessing.resize
+            preprocessing = replace(preprocessing, size=size)
+        pixels = self._source(part, preprocessing)
+        pixels.fill(progress=self.settings.progress)
+        return pixels
+
+    def _source(self, part: str, preprocessing: Preprocessing) -> Pixels:
+        key = part, preprocessing.size
+        if key not in self._pixels:
+            data = self.train if part == "train" else self.valid
+            assert data is not None
+            self._pixels[key] = Pixels(
+                data.images, preprocessing, self.settings.n_threads, self.settings.cache_bytes
+            )
+        return self._pixels[key]
+
+    def _loss_unmixed(self, train: Pixels | Activations) -> float:
+        """Loss of training pictures as they are, in eval mode; counts what is right, too."""
+        n = min(_MOST_LOOKED_AT, len(self.train.labels))
+        chosen = np.random.default_rng(self.settings.seed).permutation(len(self.train.labels))[:n]
+        source = self._source("train", self.preprocessing)
+        total = 0.0
+        self.work.right.pop("train", None)
+        for start in range(0, n, 2 * self.settings.batch_size):
+            some = chosen[start : start + 2 * self.settings.batch_size]
+            labels = torch.from_numpy(self.train.labels[some])
+            loss, _ = self.net.evaluate(({"x": source.read(some)}, labels), "train")
+            total += loss.item() * len(some)
+        return total / n
+
+    def _check_finite(self, name: str, epoch: int, row: dict[str, Any]) -> None:
+        for loss in ("train_loss", "valid_loss"):
+            if not math.isfinite(row.get(loss, 0.0)):
+                raise DivergenceError(
+                    f"{loss} is {row[loss]} in epoch {epoch + 1} of phase {name!r}, with a "
+                    f"learning rate of {row['lr']:g}. Pass a smaller lr to the phase, or "
+                    "clip_norm=1.0"
+                )
+
+    def _keep_best(self, number: int, epoch: int) -> None:
+        row = self.net.history[-1]
+        if "valid_top1" not in row:
+            return
+        score = (row["valid_top1"], -row["valid_loss"])
+        if self.best is None or score > tuple(self.best["score"]):
+            self.best = {
+                "phase": number,
+                "epoch_in_phase": epoch + 1,
+                "epoch": self.n_epochs,
+                "score": list(score),
+                "state": self.state(),
+            }
+
+    def _should_stop(self, name: str) -> bool:
+        if self.settings.stopping is None or self.valid is None:
+            return False
+        rows = [row for row in self.net.history if row.get("phase") == name]
+        return self.settings.stopping.stops([row["valid_loss"] for row in rows])
+
+    def _note_learning(self, phase: Phase) -> None:
+        if self.module.learning(phase.train):
+            self._has_learnt = True
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The tensors that training may have changed, in copies on the CPU."""
+        tensors = self.module.head.state_dict(prefix="head.")
+        if self._has_learnt:
+            tensors.update(self.module.trunk.state_dict(prefix="trunk."))
+        return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+
+    def load(self, state: dict[str, torch.Tensor]) -> None:
+        """Put tensors of :meth:`state` back."""
+        self.module.load_state_dict(state, strict=False)
+
+    def _state(
+        self, number: int, epoch: int, is_finished: bool, schedule: Schedule
+    ) -> dict[str, Any]:
+        rows = [
+            {name: value for name, value in row.items() if name != "batches"}
+            for row in self.net.history
+        ]
+        return {
+            "phase": number,
+            "epoch": epoch,
+            "is_finished": is_finished,
+            "has_learnt": self._has_learnt,
+            "tensors": self.state(),
+            "optimizer": self.net.optimizer_.state_dict(),
+            "schedule": schedule.state_dict(),
+            "history": rows,
+            "best": self.best,
+        }
+
+    def _restore(self, state: dict[str, Any]) -> int:
+        """Take over a state; give the number of the phase to go on with."""
+        self._has_learnt = state["has_learnt"]
+        self.load(state["tensors"])
+        self.best = state["best"]
+        for row in state["history"]:
+            self.net.history.new_epoch()
+            for name, value in row.items():
+                self.net.history.record(name, value)
+        return int(state["phase"])
+
+    def _restore_optimizer(self, phase: Phase, state: dict[str, Any]) -> None:
+        """The optimizer of a phase that is over, whose state the next one takes over."""
+        self.module.begin(phase, is_pretrained=self.is_pretrained)
+        self.net.optimizer_ = phase.make_optimizer(self.module.groups(phase.lr_decay))
+        self.net.optimizer_.load_state_dict(state["optimizer"])
+
+    def history(self) -> pd.DataFrame:
+        """What was recorded, one row an epoch; what callbacks recorded comes last."""
+        frame = pd.DataFrame(
+            [{k: v for k, v in row.items() if k not in _NOT_SHOWN} for row in self.net.history]
+        )
+        k = self.work.top_k
+        first = ["phase", "epoch_in_phase", "epoch"]
+        first += [
+            f"{part}_{what}" for part in ("train", "valid") for what in ("loss", "top1", f"top{k}")
+        ]
+        first = [name for name in [*first, "lr", "seconds"] if name in frame]
+        return frame[[*first, *(name for name in frame if name not in first)]]
+
+
+def _carry_over(old: torch.optim.Optimizer | None, new: torch.optim.Optimizer) -> None:
+    """Hand on the state of parameters that both optimizers have, if they are of one kind."""
+    if type(old) is not type(new) or old is None:
+        return
+    for group in new.param_groups:
+        for parameter in group["params"]:
+            if parameter in old.state:
+                new.state[parameter] = old.state[parameter]
+
+
+def _shown(row: dict[str, Any]) -> dict[str, str]:
+    names = ("phase", "train_loss", "valid_loss", "valid_top1")
+    return {
+        name: value if isinstance(value, str) else f"{value:.3f}"
+        for name, value in ((name, row.get(name)) for name in names)
+        if value is not None
+    }
+
+
+@contextlib.contextmanager
+def _private_randomness(settings: Settings) -> Iterator[None]:
+    """Put torch's generators back at the end."""
+    devices = [settings.device] if settings.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        yield
