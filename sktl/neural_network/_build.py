@@ -17,8 +17,8 @@ from sktl.exceptions import ImageDecodeError
 from sktl.images import ImageCollection
 from sktl.nn.heads import make_head
 from sktl.nn.pooling import pooled_shape
-from sktl.training.net import TransferSkorchNet
-from sktl.training.network import TransferNet
+from sktl.training._net import TransferSkorchNet
+from sktl.training._network import TransferNet
 from sktl.utils._torch import resolve_device
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Built:
 
     @property
     def backbone(self) -> Backbone:
-        """The network without the head."""
+        """The network as it is by now."""
         name = self.spec.name.rpartition("/")[2]
         return Backbone(self.module.network, preprocessing=self.preprocessing, name=name)
 

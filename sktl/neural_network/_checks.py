@@ -13,9 +13,9 @@ from sktl.engine._recipe import PRECISIONS
 from sktl.exceptions import ParameterError
 from sktl.neural_network._build import bare_network
 from sktl.nn.pooling import POOLINGS
-from sktl.training.augmentation import Augmentation, as_augmentation
-from sktl.training.phase import Phase
-from sktl.training.stopping import as_stopping
+from sktl.training._augmentation import Augmentation, as_augmentation
+from sktl.training._phase import Phase
+from sktl.training._stopping import as_stopping
 from sktl.utils._parameters import ParameterChecks
 from sktl.utils._torch import resolve_device
 

@@ -22,12 +22,12 @@ from sktl.images import ImageCollection, ImageEstimatorMixin
 from sktl.neural_network._build import Built, build, logits_of, preprocessing_of
 from sktl.neural_network._checks import are_phases, check_parameters
 from sktl.neural_network._parts import sample_weights, split
-from sktl.training.augmentation import Augmentation, as_augmentation
-from sktl.training.checkpoint import Checkpoint
-from sktl.training.data import Pixels, channel_statistics
-from sktl.training.phase import Phase
-from sktl.training.stopping import Patience, PrecheltUP, as_stopping
-from sktl.training.trainer import Labelled, Settings, Trainer
+from sktl.training._augmentation import Augmentation, as_augmentation
+from sktl.training._checkpoint import Checkpoint
+from sktl.training._data import Pixels, channel_statistics
+from sktl.training._phase import Phase
+from sktl.training._stopping import Patience, PrecheltUP, as_stopping
+from sktl.training._trainer import Labelled, Settings, Trainer
 from sktl.utils._torch import resolve_device
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class CNNClassifier(ImageEstimatorMixin, ClassifierMixin, BaseEstimator):
     final_score_ : float
         Validation accuracy after the last epoch; NaN without validation.
     backbone_ : Backbone
-        The trained network without its head, usable as `backbone` of other estimators.
+        The trained network, usable as `backbone` of other estimators.
     value_range_ : tuple of 2 floats
         Values of black and white. Only defined for flattened rows.
     n_features_in_ : int
@@ -188,12 +188,12 @@ class CNNClassifier(ImageEstimatorMixin, ClassifierMixin, BaseEstimator):
     >>> dark, light = np.random.default_rng(0).integers(0, 128, (2, 20, 32, 32, 3), dtype=np.uint8)
     >>> X, y = np.concatenate([dark, light + 128]), ["dark"] * 20 + ["light"] * 20
     >>> model = CNNClassifier(
-    ...     "lenet", weights=None, phases=[("train", Phase(epochs=5))], random_state=0
+    ...     "lenet", weights=None, phases=[("train", Phase(epochs=10, lr=0.05))], random_state=0
     ... )
     >>> model.fit(X, y).predict(X[[0, 30]])
     array(['dark', 'light'], dtype='<U5')
     >>> model.set_params(phases__train__lr=0.02).phases
-    [('train', Phase(epochs=5, lr=0.02))]
+    [('train', Phase(lr=0.02))]
     """
 
     def __init__(
@@ -293,16 +293,7 @@ class CNNClassifier(ImageEstimatorMixin, ClassifierMixin, BaseEstimator):
         -------
         self : CNNClassifier
         """
-        check_parameters(self, self._phases())
-        images = self._read_images(X, reset=True)
-        labels = self._read_labels(images, y, reset=True)
-        everything = self._labelled(images, labels, sample_weight)
-        train, valid = self._split(everything)
-        self._check_pictures(train.images, *([] if valid is None else [valid.images]))
-        seed = int(check_random_state(self.random_state).randint(2**31))
-
-        pixels = self._begin(train, seed)
-        trainer = self._trainer(train, valid, seed, pixels)
+        trainer, everything = self._prepare(X, y, sample_weight)
         phases = self._phases()
         trainer.run(phases)
         self.history_ = trainer.history()
@@ -310,8 +301,8 @@ class CNNClassifier(ImageEstimatorMixin, ClassifierMixin, BaseEstimator):
         states = {"final": trainer.state()}
         if trainer.best is not None:
             states["best"] = trainer.best["state"]
-        if self.refit and valid is not None:
-            states = {"final": self._refit(everything, trainer, phases, seed)}
+            if self.refit:
+                states = {"final": self._refit(everything, trainer, phases)}
         self._states = states
         self._load(self.keep)
         return self
@@ -469,7 +460,7 @@ class CNNClassifier(ImageEstimatorMixin, ClassifierMixin, BaseEstimator):
 
     @property
     def backbone_(self) -> Backbone:
-        """The trained network without its head."""
+        """The trained network, for other estimators."""
         return self._built().backbone
 
     @property
@@ -481,6 +472,18 @@ class CNNClassifier(ImageEstimatorMixin, ClassifierMixin, BaseEstimator):
             return list(self.phases)
         default = _SCRATCH if self._is_scratch else _TRANSFER
         return [(name, copy.copy(phase)) for name, phase in default]
+
+    def _prepare(self, X: Any, y: Any, sample_weight: Any = None) -> tuple[Trainer, Labelled]:
+        """A trainer of a new network on the training part, and all pictures."""
+        check_parameters(self, self._phases())
+        images = self._read_images(X, reset=True)
+        labels = self._read_labels(images, y, reset=True)
+        everything = self._labelled(images, labels, sample_weight)
+        train, valid = self._split(everything)
+        self._check_pictures(train.images, *([] if valid is None else [valid.images]))
+        seed = int(check_random_state(self.random_state).randint(2**31))
+        pixels = self._begin(train, seed)
+        return self._trainer(train, valid, seed, pixels), everything
 
     def _read_labels(
         self, images: ImageCollection, y: Any, *, reset: bool
@@ -618,7 +621,7 @@ class CNNClassifier(ImageEstimatorMixin, ClassifierMixin, BaseEstimator):
         }
 
     def _refit(
-        self, everything: Any, trainer: Trainer, phases: list[tuple[str, Phase]], seed: int
+        self, everything: Labelled, trainer: Trainer, phases: list[tuple[str, Phase]]
     ) -> Any:
         """Weights after training anew on all pictures, up to the best epoch."""
         best = trainer.best
@@ -631,7 +634,7 @@ class CNNClassifier(ImageEstimatorMixin, ClassifierMixin, BaseEstimator):
             for i, (name, _) in enumerate(phases)
         ]  # fmt: skip
         del self._made
-        again = self._trainer(everything, None, seed)
+        again = self._trainer(everything, None, trainer.settings.seed)
         again.run(phases, epochs)
         return again.state()
 

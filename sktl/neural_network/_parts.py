@@ -11,7 +11,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state, compute_class_weight
 from sklearn.utils.validation import _check_sample_weight
 
-from sktl.training.trainer import Labelled
+from sktl.training._trainer import Labelled
 
 __all__ = ["sample_weights", "split"]
 

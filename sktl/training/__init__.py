@@ -1,7 +1,7 @@
 """What every network that learns shares: phases, augmentation, early stopping."""
 
-from sktl.training.augmentation import Augmentation
-from sktl.training.phase import Phase
-from sktl.training.stopping import Patience, PrecheltUP
+from sktl.training._augmentation import Augmentation
+from sktl.training._phase import Phase
+from sktl.training._stopping import Patience, PrecheltUP
 
 __all__ = ["Augmentation", "Patience", "Phase", "PrecheltUP"]

@@ -12,8 +12,10 @@ import sktl
 
 PUBLIC = {
     "sktl": [
+        "CNNClassifier",
         "CNNFeatures",
         "FeatureStore",
+        "Phase",
         "__version__",
         "as_images",
         "backbones",
@@ -29,8 +31,10 @@ PUBLIC = {
         "load_image_table",
         "make_top_k_scorer",
         "metrics",
+        "neural_network",
         "nn",
         "register_backbone",
+        "training",
         "utils",
     ],
     "sktl.backbones": [
@@ -61,6 +65,7 @@ PUBLIC = {
         "BadImage",
         "BadImageWarning",
         "BatchSizeWarning",
+        "DivergenceError",
         "ImageDecodeError",
         "ImageFormatError",
         "LayerNotFoundError",
@@ -75,7 +80,26 @@ PUBLIC = {
     "sktl.images": ["ImageCollection", "ImageEstimatorMixin", "as_images", "decode_image"],
     "sktl.linear_model": ["LogisticProbe"],
     "sktl.metrics": ["make_top_k_scorer", "top_k_accuracy"],
-    "sktl.nn": ["POOLINGS", "pool", "pooled_shape"],
+    "sktl.neural_network": [
+        "CNNClassifier",
+        "LearningRateDisplay",
+        "OverfitReport",
+        "find_lr",
+        "overfit_check",
+    ],
+    "sktl.nn": [
+        "Mixed",
+        "POOLINGS",
+        "basic5",
+        "cutmix",
+        "lenet",
+        "make_head",
+        "mixup",
+        "pool",
+        "pooled_shape",
+        "small3",
+    ],
+    "sktl.training": ["Augmentation", "Patience", "Phase", "PrecheltUP"],
     "sktl.utils": [],
     "sktl.utils.estimator_checks": [
         "check_image_estimator",
@@ -109,8 +133,9 @@ def test_files_inside_a_package_are_private_or_public_on_purpose(package):
     module = importlib.import_module(package)
     inside = {m.name for m in pkgutil.iter_modules(getattr(module, "__path__", []))}
     public = {name for name in inside if not name.startswith("_")}
-    # `pooling` is a public file of the room of small pieces, one idea a file.
-    allowed = {"sktl.utils": {"estimator_checks"}, "sktl.nn": {"pooling"}}
+    # The room of small pieces has public files, one idea a file.
+    pieces = {"heads", "mixing", "pooling", "scratch"}
+    allowed = {"sktl.utils": {"estimator_checks"}, "sktl.nn": pieces}
     assert public == allowed.get(package, set())
 
 

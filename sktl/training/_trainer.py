@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -19,13 +20,13 @@ from sktl.backbones import Preprocessing
 from sktl.engine import Network, Recipe, compute_features
 from sktl.exceptions import DivergenceError, ImageDecodeError
 from sktl.images import ImageCollection
-from sktl.training.augmentation import Augmentation
-from sktl.training.checkpoint import Checkpoint
-from sktl.training.data import Activations, Batches, Pixels, fits_on_disk
-from sktl.training.net import BatchWork, Parts, StopPhase, TransferSkorchNet
-from sktl.training.network import Cut, TransferNet
-from sktl.training.phase import Phase, Schedule
-from sktl.training.stopping import Patience, PrecheltUP
+from sktl.training._augmentation import Augmentation
+from sktl.training._checkpoint import Checkpoint
+from sktl.training._data import Activations, Batches, Pixels, fits_on_disk
+from sktl.training._net import BatchWork, Parts, StopPhase, TransferSkorchNet
+from sktl.training._network import Cut, TransferNet
+from sktl.training._phase import Phase, Schedule
+from sktl.training._stopping import Patience, PrecheltUP
 
 __all__ = ["Labelled", "Settings", "Trainer"]
 
@@ -201,19 +202,12 @@ class Trainer:
         """One phase: freeze, find the data, train epoch by epoch."""
         if limit == 0:
             return
-        net, module = self.net, self.module
-        module.cut = None
-        module.begin(phase, is_pretrained=self.is_pretrained)
-        self._begin_work(phase)
-        train, valid = self._sources(phase)
-        self._note_learning(phase)
-        optimizer = phase.make_optimizer(module.groups(phase.lr_decay))
-        _carry_over(getattr(net, "optimizer_", None), optimizer)
-        net.optimizer_ = optimizer
+        net = self.net
+        train, valid = self._begin_phase(phase)
         parts = self._parts(train, valid, number, 0)
-        schedule = phase.make_schedule(optimizer, len(parts.train))
+        schedule = phase.make_schedule(net.optimizer_, len(parts.train))
         if done and state is not None:
-            optimizer.load_state_dict(state["optimizer"])
+            net.optimizer_.load_state_dict(state["optimizer"])
             schedule.load_state_dict(state["schedule"])
         net.notify("on_train_begin", X=parts, y=None)
         for epoch in range(done, limit):
@@ -227,6 +221,53 @@ class Trainer:
                 bar.total -= limit - 1 - epoch
                 break
         net.notify("on_train_end", X=parts, y=None)
+
+    def _begin_phase(self, phase: Phase) -> tuple[Pixels | Activations, Any]:
+        """Freeze, find the data of the training and validation part, and make the optimizer."""
+        self.module.cut = None
+        self.module.begin(phase, is_pretrained=self.is_pretrained)
+        self._begin_work(phase)
+        train, valid = self._sources(phase)
+        self._note_learning(phase)
+        optimizer = phase.make_optimizer(self.module.groups(phase.lr_decay))
+        _carry_over(getattr(self.net, "optimizer_", None), optimizer)
+        self.net.optimizer_ = optimizer
+        return train, valid
+
+    def sweep(self, phase: Phase, factors: npt.NDArray[np.float64]) -> list[float]:
+        """Train with another learning rate in each batch.
+
+        Parameters
+        ----------
+        phase : Phase
+            What learns.
+        factors : ndarray of shape (n,)
+            Of the learning rates of the phase.
+
+        Returns
+        -------
+        losses : list of float
+            Of each batch, up to the first that is not a number or four times the least.
+        """
+        with _private_randomness(self.settings):
+            torch.manual_seed(self.settings.seed)
+            self.work.rng = np.random.default_rng([self.settings.seed, 4])
+            train, _ = self._begin_phase(phase)
+            rates = [group["lr"] for group in self.net.optimizer_.param_groups]
+            batches = itertools.chain.from_iterable(
+                self._parts(train, None, 0, epoch).train for epoch in itertools.count()
+            )
+            losses: list[float] = []
+            for factor, batch in zip(factors, batches, strict=False):
+                for group, rate in zip(self.net.optimizer_.param_groups, rates, strict=True):
+                    group["lr"] = float(rate * factor)
+                loss = self.net.train_step(batch)["loss"].item()
+                if not math.isfinite(loss):
+                    break
+                losses.append(loss)
+                if loss > 4 * min(losses):
+                    break
+        return losses
 
     def _epoch(
         self,
@@ -419,7 +460,7 @@ class Trainer:
         row = self.net.history[-1]
         if "valid_top1" not in row:
             return
-        score = (row["valid_top1"], -row["valid_loss"])
+        score = (float(row["valid_top1"]), -float(row["valid_loss"]))
         if self.best is None or score > tuple(self.best["score"]):
             self.best = {
                 "phase": number,
@@ -454,7 +495,7 @@ class Trainer:
         self, number: int, epoch: int, is_finished: bool, schedule: Schedule
     ) -> dict[str, Any]:
         rows = [
-            {name: value for name, value in row.items() if name != "batches"}
+            {name: _plain(value) for name, value in row.items() if name != "batches"}
             for row in self.net.history
         ]
         return {
@@ -508,6 +549,11 @@ def _carry_over(old: torch.optim.Optimizer | None, new: torch.optim.Optimizer) -
         for parameter in group["params"]:
             if parameter in old.state:
                 new.state[parameter] = old.state[parameter]
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy as one of Python, which is read back without unpickling code."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _shown(row: dict[str, Any]) -> dict[str, str]:

@@ -15,7 +15,7 @@ from sktl.backbones._anatomy import Anatomy, chain
 from sktl.backbones._feature_network import Tap, dry_run, watch
 from sktl.exceptions import ParameterError
 from sktl.nn.pooling import Pooling, pool
-from sktl.training.phase import Phase
+from sktl.training._phase import Phase
 from sktl.utils._parameters import suggest
 
 __all__ = ["Cut", "TransferNet"]
@@ -75,8 +75,12 @@ class TransferNet(nn.Module):
 
     @property
     def network(self) -> nn.Module:
-        """The trunk, as the network that the user knows."""
-        inner, _ = self._order.unwrapped(self.trunk)
+        """The network that the user knows, as it is by now, with the head where it takes one."""
+        inner, prefix = self._order.unwrapped(self.trunk)
+        if not prefix and self._order.head_path is not None:
+            shared = {id(tensor): tensor for tensor in (*inner.parameters(), *inner.buffers())}
+            inner = copy.deepcopy(inner, dict(shared))
+            inner.set_submodule(self._order.head_path, self.head)
         return inner.get_submodule("net") if self._order.is_wrapped else inner
 
     def begin(self, phase: Phase, *, is_pretrained: bool) -> None:
@@ -116,7 +120,7 @@ class TransferNet(nn.Module):
         Raises
         ------
         ParameterError
-            If a path or pattern matches no parameter, or there are fewer stages.
+            If a path or pattern matches no parameter.
         """
         stage = self.stages()
         if isinstance(train, str):
@@ -130,11 +134,7 @@ class TransferNet(nn.Module):
             if train == "fc":
                 return {name for name, i in stage.items() if i >= behind}
             with_weights = sorted({i for i in stage.values() if i < behind})
-            k = int(train.removeprefix("last:"))
-            if k > len(with_weights):
-                raise ParameterError(
-                    f"train={train!r}: the network has {len(with_weights)} stages with weights"
-                )
+            k = min(int(train.removeprefix("last:")), len(with_weights))
             return {name for name, i in stage.items() if i >= with_weights[-k]}
         names = {self._order.outer(name): name for name in stage}
         found: set[str] = set()
@@ -210,7 +210,7 @@ class TransferNet(nn.Module):
         self.eval()
         if not learns:
             with torch.inference_mode():
-                shape = self.trunk(example[:1]).shape[1:]
+                shape = pool(self.trunk(example[:1]), self.pooling).shape[1:]
             return Cut(self.trunk, nn.Identity(), tuple(shape), pooling=self.pooling)
         first = min(self._order.place(name) for name in learns)
         for end in range(first - 1, max(-1, first - 1 - _TRIED), -1):
@@ -320,6 +320,7 @@ class _Order:
             for name in self.stage_names
         ]
         self.stages = sorted(paths.index(end) for end in ends if end in paths)
+        self.head_path = anatomy.head
         self.head = paths.index(anatomy.head) if anatomy.head in paths else -1
 
     def place(self, name: str) -> int:

@@ -14,8 +14,8 @@ from skorch.utils import to_device
 from torch import nn
 
 from sktl.nn.mixing import Mixed, cutmix, mixup
-from sktl.training.augmentation import Augmentation
-from sktl.training.data import Batches
+from sktl.training._augmentation import Augmentation
+from sktl.training._data import Batches
 
 __all__ = ["BatchWork", "Parts", "StopPhase", "TransferSkorchNet"]
 
@@ -197,6 +197,10 @@ class TransferSkorchNet(skorch.NeuralNet):
             logits = self.infer(x).float()
         self.work.count(part, logits, y)
         return self.work.loss(logits, y, None, training=False), logits
+
+    def predict(self, X: Any) -> Any:
+        """Number of the most probable class, for callbacks that score."""
+        return self.predict_proba(X).argmax(axis=1)
 
     def notify(self, method_name: str, **cb_kwargs: Any) -> None:
         """As skorch does, but for callbacks that stop training by a KeyboardInterrupt."""

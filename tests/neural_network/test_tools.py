@@ -1,0 +1,105 @@
+"""find_lr and overfit_check on cuts of photographs."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+
+from sktl import Phase
+from sktl.exceptions import DivergenceError, ParameterError
+from sktl.neural_network import LearningRateDisplay, find_lr, overfit_check
+
+_spec = importlib.util.spec_from_file_location(
+    "classifier_cases", Path(__file__).with_name("test_cnn_classifier.py")
+)
+_cases = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_cases)
+classifier, pictures = _cases.classifier, _cases.pictures
+
+
+def test_a_found_rate_trains_better_than_a_tiny_one():
+    X, y = pictures()
+    model = classifier(phases=[("train", Phase("all", 5))])
+    before = repr(model), torch.random.get_rng_state()
+    found = find_lr(model, X, y, lr_min=1e-5, lr_max=10.0, n_steps=60)
+    assert repr(model) == before[0]
+    assert torch.equal(torch.random.get_rng_state(), before[1])
+    assert not hasattr(model, "classes_")
+    assert 1e-4 < found.suggestion < 1
+    losses = [
+        clone(model).set_params(phases__train__lr=lr).fit(X, y).history_["train_loss"].iloc[-1]
+        for lr in (found.suggestion, 1e-5)
+    ]
+    assert losses[0] < losses[1]
+    assert list(found.frame) == ["lr", "loss", "smoothed"]
+    assert found.lr[0] == pytest.approx(1e-5)
+
+
+def test_the_sweep_ends_where_the_loss_explodes():
+    X, y = pictures()
+    found = find_lr(classifier(), X, y, lr_min=1e-4, lr_max=1e6, n_steps=60)
+    assert len(found.lr) < 60
+    with pytest.raises(DivergenceError):
+        find_lr(classifier(), X, y, lr_min=1e25, lr_max=1e30, n_steps=10)
+
+
+def test_earlier_phases_come_first():
+    X, y = pictures()
+    phases = [("head", Phase("head", 20, lr=0.1)), ("all", Phase("all", 5))]
+    found = find_lr(classifier(phases=phases), X, y, n_steps=10)
+    untrained = find_lr(classifier(phases=phases), X, y, n_steps=10, phase="head")
+    assert found.loss[0] < untrained.loss[0]
+    with pytest.raises(ParameterError, match="phase must be one of"):
+        find_lr(classifier(phases=phases), X, y, phase="tail")
+
+
+def test_smoothing_is_a_plain_mean():
+    rng = np.random.default_rng(0)
+    found = LearningRateDisplay(np.geomspace(1e-3, 1, 20), rng.random(20))
+    for i in range(20):
+        weights = [0.9 ** (i - j) for j in range(i + 1)]
+        assert found.smoothed[i] == pytest.approx(np.average(found.loss[: i + 1], weights=weights))
+
+
+def test_the_display_draws():
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    found = LearningRateDisplay(np.geomspace(1e-3, 1, 20), np.linspace(2, 1, 20))
+    drawn = found.plot()
+    assert drawn.ax_.get_xscale() == "log"
+    matplotlib.pyplot.close(drawn.figure_)
+
+
+def test_a_sound_network_learns_by_heart():
+    X, y = pictures(64)
+    report = overfit_check(classifier("lenet", weights=None), X, y)
+    assert report.passed
+    assert report.accuracy == 1.0
+    assert report.diagnosis == "all 32 pictures were learnt"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "word"),
+    [
+        ({"phases": [("p", Phase("all", 5, lr=1e-12))]}, "hardly falls"),
+        ({"phases": [("p", Phase("all", 5, lr=1e30))]}, "smaller lr"),
+    ],
+)
+def test_what_is_wrong_is_said(parameters, word):
+    X, y = pictures(64)
+    report = overfit_check(classifier("lenet", weights=None, **parameters), X, y)
+    assert not report.passed
+    assert word in report.diagnosis
+
+
+def test_conflicting_labels_are_found():
+    X, y = pictures(64)
+    twice = np.concatenate([X[:16], X[:16]])
+    labels = np.array(["a", "b"] * 8 + ["b", "a"] * 8)
+    report = overfit_check(classifier("lenet", weights=None), twice, labels)
+    assert "the same picture is labelled" in report.diagnosis
+    with pytest.raises(ParameterError, match="two classes"):
+        overfit_check(classifier(), X, y, n_images=200)

@@ -1,0 +1,158 @@
+"""Which part of a network learns, and cutting it in two."""
+
+import pytest
+import torch
+from torch import nn
+
+from sktl import Phase, load_backbone
+from sktl.exceptions import ParameterError
+from sktl.nn import make_head, pooled_shape
+from sktl.training._network import TransferNet
+
+SIZES = {"inception_v3": 139, "googlenet": 96}
+
+
+def transfer(name, layer="penultimate", seed=0):
+    backbone = load_backbone(name, None, random_state=seed)
+    (shape,) = backbone.shapes([layer])
+    return TransferNet(backbone, layer, "avg", make_head(pooled_shape(shape, "avg")[0], 3))
+
+
+def pictures(name="", n=2):
+    size = SIZES.get(name, 64)
+    return torch.randn((n, 3, size, size), generator=torch.Generator().manual_seed(0))
+
+
+def learning(net, train):
+    net.begin(Phase(train), is_pretrained=True)
+    return {n for n, p in net.trunk.named_parameters() if p.requires_grad}
+
+
+def test_what_the_names_mean_in_vgg():
+    """VGG16: stages end where the resolution falls; fc6 and fc7 follow, fc8 is the head."""
+    net = transfer("vgg16")
+    assert learning(net, "head") == set()
+    conv5 = {f"features.{i}.{t}" for i in (24, 26, 28) for t in ("weight", "bias")}
+    fc = {f"classifier.{i}.{t}" for i in (0, 3) for t in ("weight", "bias")}
+    assert learning(net, "last:1") == conv5 | fc
+    assert learning(net, "fc") == fc
+    everything = learning(net, "all")
+    assert learning(net, "conv") == everything - fc
+    assert len(everything) == 26 + 4
+    assert learning(net, "last:5") == everything
+    assert learning(net, "last:9") == everything
+    without_fc = learning(transfer("vgg16", "bottleneck"), "last:1")
+    assert {name.removeprefix("network.replica.") for name in without_fc} == conv5
+
+
+def test_paths_and_patterns():
+    net = transfer("resnet18")
+    assert learning(net, ["layer4"]) == {
+        n for n, _ in net.trunk.named_parameters() if n.startswith("layer4.")
+    }
+    assert learning(net, ["layer?.0.conv1.*", "bn1.weight"]) == {
+        *(f"layer{i}.0.conv1.weight" for i in range(1, 5)),
+        "bn1.weight",
+    }
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [(["layer9"], "layer9.*Did you mean"), (["head", "conv9.*"], "conv9")],
+)
+def test_what_is_not_there_is_an_error(train, message):
+    with pytest.raises(ParameterError, match=message):
+        transfer("resnet18").begin(Phase(train), is_pretrained=True)
+
+
+def test_frozen_parts_are_in_eval_mode():
+    net = transfer("resnet18")
+    net.begin(Phase("last:1"), is_pretrained=True)
+    net.train()
+    assert not net.trunk.layer3.training
+    assert not net.trunk.layer4[0].bn1.training, "statistics of pretrained weights are kept"
+    assert net.trunk.layer4[0].conv1.training
+    net.begin(Phase("last:1", batch_norm="train"), is_pretrained=True)
+    net.train()
+    assert net.trunk.layer4[0].bn1.training
+    assert not net.trunk.layer3[0].bn1.training
+    before = {k: v.clone() for k, v in net.trunk.layer3.state_dict().items()}
+    net(pictures(n=4))
+    assert all(torch.equal(v, before[k]) for k, v in net.trunk.layer3.state_dict().items())
+    vgg = transfer("vgg11")
+    vgg.begin(Phase("head"), is_pretrained=True)
+    assert not vgg.train().trunk.classifier[2].training, "dropout of a frozen part"
+    vgg.begin(Phase("fc"), is_pretrained=True)
+    assert vgg.train().trunk.classifier[2].training
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["alexnet", "vgg11", "resnet18", "densenet121", "inception_v3", "googlenet", "mobilenet_v2",
+     "efficientnet_lite0", "squeezenet1_1", "convnext_tiny", "timm/resnet10t"],
+)  # fmt: skip
+@pytest.mark.parametrize("train", ["head", "last:1"])
+@pytest.mark.parametrize("layer", ["penultimate", "bottleneck"])
+def test_both_parts_of_a_cut_make_the_whole(name, train, layer):
+    net = transfer(name, layer)
+    net.begin(Phase(train), is_pretrained=True)
+    x = pictures(name)
+    cut = net.find_cut(x)
+    assert cut is not None
+    whole = net.eval()(x)
+    value = cut(x)
+    assert value.shape[1:] == cut.shape
+    net.cut = cut
+    net.eval()
+    torch.testing.assert_close(net(value.clone()), whole, rtol=1e-4, atol=1e-5)
+    # The rest learns on the parameters of the network itself.
+    net(value.clone()).sum().backward()
+    touched = {n for n, p in net.trunk.named_parameters() if p.grad is not None}
+    assert touched == (learning(net, train) if train != "head" else set())
+
+
+class Skips(nn.Module):
+    """The first convolution's output is used again at the end."""
+
+    def __init__(self, where):
+        super().__init__()
+        self.where = where
+        self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.third, self.out = nn.Conv2d(4, 4, 3, padding=1), nn.Linear(4, 2)
+
+    def forward(self, x):
+        first = self.first(x)
+        again = first if self.where == "first" else first + 0.1 * x.mean(1, keepdim=True)
+        return self.out((self.third(self.second(first)) + again).mean((2, 3)))
+
+
+def test_a_network_is_cut_only_where_it_stays_the_same():
+    net = TransferNet(load_backbone(Skips("first")), "penultimate", "avg", make_head(4, 3))
+    net.begin(Phase(["third"]), is_pretrained=True)
+    cut = net.find_cut(pictures())
+    assert isinstance(cut.rest.first, nn.Identity)
+    assert isinstance(cut.rest.second, nn.Conv2d), "cut behind the skip connection's end"
+    net = TransferNet(load_backbone(Skips("input")), "penultimate", "avg", make_head(4, 3))
+    net.begin(Phase(["third"]), is_pretrained=True)
+    assert net.find_cut(pictures()) is None
+
+
+def test_the_backbone_itself_is_not_touched():
+    backbone = load_backbone("resnet18", None)
+    before = {k: v.clone() for k, v in backbone.module.state_dict().items()}
+    net = TransferNet(backbone, "penultimate", "avg", make_head(512, 3))
+    with torch.no_grad():
+        for tensor in net.parameters():
+            tensor.zero_()
+    assert all(torch.equal(v, before[k]) for k, v in backbone.module.state_dict().items())
+
+
+def test_learning_rates_fall_from_stage_to_stage():
+    net = transfer("resnet18")
+    net.begin(Phase("last:2"), is_pretrained=True)
+    groups = net.groups(0.5)
+    assert sorted(group["scale"] for group in groups) == [0.25, 0.5, 1.0]
+    by_scale = {group["scale"]: {id(p) for p in group["params"]} for group in groups}
+    assert by_scale[0.5] == {id(p) for p in net.trunk.layer4.parameters()}
+    assert by_scale[0.25] == {id(p) for p in net.trunk.layer3.parameters()}
+    assert by_scale[1.0] == {id(p) for p in net.head.parameters()}
