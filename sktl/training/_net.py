@@ -167,12 +167,11 @@ class TransferSkorchNet(skorch.NeuralNet):
         work = self.work
         self._set_training(True)
         (X, y), device = unpack_data(batch), self.device
-        x = to_device(X["x"], device)
         y = to_device(y, device)
         weight = to_device(X["weight"], device) if "weight" in X else None
-        x, mixed = work.inputs(x, training=True)
+        x, mixed = work.inputs(to_device(X["x"], device), training=True)
         with self._arithmetic():
-            logits = self.infer(x, **fit_params)
+            logits = self.infer(_channels_last(x), **fit_params)
         logits = logits.float()
         loss = work.loss(logits, y, weight, mixed=mixed, training=True)
         torch.autograd.backward(loss + work.penalty(self.module_.head))
@@ -194,7 +193,7 @@ class TransferSkorchNet(skorch.NeuralNet):
         y = to_device(y, self.device)
         with torch.no_grad(), self._arithmetic():
             x, _ = self.work.inputs(to_device(X["x"], self.device), training=False)
-            logits = self.infer(x).float()
+            logits = self.infer(_channels_last(x)).float()
         self.work.count(part, logits, y)
         return self.work.loss(logits, y, None, training=False), logits
 
@@ -213,3 +212,8 @@ class TransferSkorchNet(skorch.NeuralNet):
         if self.work.autocast:
             return torch.autocast(torch.device(self.device).type, torch.bfloat16)
         return contextlib.nullcontext()
+
+
+def _channels_last(x: torch.Tensor) -> torch.Tensor:
+    """Maps in the order in memory that the network's convolutions have."""
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
