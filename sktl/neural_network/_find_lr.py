@@ -85,8 +85,7 @@ def find_lr(
             f"lr_min={lr_min!r}, lr_max={lr_max!r}, n_steps={n_steps!r}"
         )
     before = list(phases.items())[: list(phases).index(name)]
-    chosen = phases[name]
-    chosen.set_params(lr=1.0, schedule=None)
+    chosen = clone(phases[name]).set_params(lr=1.0, schedule=None)
     copied = clone(estimator).set_params(
         phases=[*before, (name, chosen)],
         validation=None,
