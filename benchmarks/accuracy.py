@@ -56,9 +56,16 @@ def head_only():
 def fine_tuned(epochs, **parameters):
     phases = [
         ("warm_up", Phase("head", 30, optimizer="adam", lr=1e-3, augment=False)),
-        ("fine_tune", Phase("last:2", epochs, lr=0.005, nesterov=True, schedule="cosine")),
+        ("fine_tune", Phase("last:2", epochs, lr=0.01, nesterov=True, schedule="one_cycle")),
     ]
-    parameters = {"augment": "light", "label_smoothing": 0.1, "keep": "final", **parameters}
+    parameters = {
+        "augment": "light",
+        "augment_copies": 4,
+        "label_smoothing": 0.1,
+        "validation": 0.1,
+        "keep": "final",
+        **parameters,
+    }
     return CNNClassifier(phases=phases, random_state=0, **parameters)
 
 

@@ -19,7 +19,6 @@ import time
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 from torchvision import models
@@ -56,7 +55,7 @@ def plain_loop(name, train, pixels, labels, epochs):
         for some in torch.randperm(len(x)).split(BATCH_SIZE):
             optimizer.zero_grad()
             logits = net((x[some].float() / 255 - mean) / std)
-            F.cross_entropy(logits, labels[some]).backward()
+            nn.functional.cross_entropy(logits, labels[some]).backward()
             optimizer.step()
         seconds.append(time.perf_counter() - start)
     return seconds

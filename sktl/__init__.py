@@ -18,13 +18,17 @@ if TYPE_CHECKING:
     from sktl.images import as_images as as_images
     from sktl.metrics import make_top_k_scorer as make_top_k_scorer
     from sktl.neural_network import CNNClassifier as CNNClassifier
+    from sktl.self_supervised import CPCFeatures as CPCFeatures
+    from sktl.self_supervised import LinearProbe as LinearProbe
     from sktl.training import Phase as Phase
 
 # Public name -> the package that holds it, imported when the name is first used.
 _HOME = {
     "CNNClassifier": "neural_network",
     "CNNFeatures": "feature_extraction",
+    "CPCFeatures": "self_supervised",
     "FeatureStore": "engine",
+    "LinearProbe": "self_supervised",
     "Phase": "training",
     "as_images": "images",
     "list_backbones": "backbones",
@@ -45,6 +49,7 @@ _PACKAGES = (
     "metrics",
     "neural_network",
     "nn",
+    "self_supervised",
     "training",
     "utils",
 )

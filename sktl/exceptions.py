@@ -16,6 +16,7 @@ Every error is an :class:`SktlError` and also the builtin that callers already c
     └── UserWarning
         ├── BadImageWarning                          pictures became NaN: on_error="nan"
         ├── BatchSizeWarning                         too many pictures at once for the memory
+        ├── CollapseWarning                          features learnt without labels are all alike
         ├── StoreWarning                             the feature store cannot be used
         └── WorkerWarning                            a worker process was lost
 """
@@ -34,6 +35,7 @@ __all__ = [
     "BadImage",
     "BadImageWarning",
     "BatchSizeWarning",
+    "CollapseWarning",
     "DivergenceError",
     "ImageDecodeError",
     "ImageFormatError",
@@ -87,6 +89,10 @@ class BadImageWarning(UserWarning):
 
 class BatchSizeWarning(UserWarning):
     """So many pictures at once do not fit into the device's memory; fewer are forwarded."""
+
+
+class CollapseWarning(UserWarning):
+    """Features learnt without labels tell hardly anything apart."""
 
 
 class StoreWarning(UserWarning):

@@ -40,7 +40,7 @@ __all__ = ["CNNClassifier"]
 
 _TRANSFER = (
     ("warm_up", Phase("head", 30, optimizer="adam", lr=1e-3, augment=False)),
-    ("fine_tune", Phase("last:2", 8, lr=0.005, nesterov=True, schedule="cosine")),
+    ("fine_tune", Phase("last:2", 8, lr=0.005, nesterov=True, schedule="one_cycle")),
 )
 _SCRATCH = (("train", Phase("all", 40, optimizer="adam", lr=2e-3, schedule="one_cycle")),)
 
@@ -75,7 +75,8 @@ class CNNClassifier(ImageEstimatorMixin, ClassifierMixin, BaseEstimator):
         their squares are added to the loss.
     phases : list of (str, Phase), default=None
         What is trained, one after the other. By default the head alone for 30 epochs ("warm_up"),
-        then the last two stages with it for 8 epochs of momentum SGD at a low rate ("fine_tune");
+        then the last two stages with it for 8 epochs of momentum SGD at a low rate, in one cycle
+        ("fine_tune");
         from scratch, everything for 40 epochs of Adam in one cycle ("train").
     augment : Augmentation, {"light", "trivial"} or None, default=None
         Random changes of the training pictures.

@@ -1,0 +1,172 @@
+"""A classifier of features that were learnt from labelled and unlabelled pictures."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import check_consistent_length
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted
+
+from sktl.images import ImageCollection, as_images
+from sktl.linear_model import LogisticProbe
+from sktl.self_supervised._cpc_features import CPCFeatures
+
+__all__ = ["LinearProbe"]
+
+
+def _classifier_has(method: str) -> Any:
+    def has(self: LinearProbe) -> bool:
+        fitted = getattr(self, "classifier_", None)
+        getattr(fitted if fitted is not None else self.classifier or LogisticProbe(), method)
+        return True
+
+    return has
+
+
+class LinearProbe(ClassifierMixin, BaseEstimator):
+    """A classifier on top of features that are learnt from all pictures, labelled or not.
+
+    Rows whose label is -1, or None, are unlabelled, as elsewhere in scikit-learn: the encoder
+    learns from all rows, the classifier from the labelled ones.
+
+    Parameters
+    ----------
+    encoder : transformer, default=None
+        Pictures to features; by default ``CPCFeatures()``.
+    classifier : classifier, default=None
+        Of the features; by default standardising, then ``LogisticProbe(C=0.1)``.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Labels of the classes, sorted.
+    encoder_ : transformer
+        The fitted encoder.
+    classifier_ : classifier
+        The fitted classifier.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.datasets import load_digits
+    >>> from sktl import CPCFeatures, LinearProbe
+    >>> X, y = load_digits(return_X_y=True)
+    >>> y = np.where(np.arange(len(y)) < 200, y, -1)  # the others are unlabelled
+    >>> cpc = CPCFeatures(image_shape=(8, 8), image_size=16, epochs=1, random_state=0)
+    >>> LinearProbe(cpc).fit(X[:400], y[:400]).predict(X[:3])
+    array([0, 1, 2])
+    """
+
+    def __init__(self, encoder: Any = None, classifier: Any = None) -> None:
+        self.encoder = encoder
+        self.classifier = classifier
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Fit the encoder to all pictures, and the classifier to the labelled ones.
+
+        Parameters
+        ----------
+        X : array-like of n_images pictures
+            Anything that the encoder takes.
+        y : array-like of shape (n_images,)
+            Labels; -1 or None where there is none.
+
+        Returns
+        -------
+        self : LinearProbe
+        """
+        if y is None:
+            raise ValueError(
+                "LinearProbe requires y to be passed, but the target y is None; the label of a "
+                "single picture may be"
+            )
+        check_consistent_length(X, y)
+        labels = np.asarray(y)
+        labelled = _labelled(labels)
+        if not labelled.any():
+            raise ValueError("y has no labels: all of it is -1 or None")
+        self.encoder_ = clone(CPCFeatures() if self.encoder is None else self.encoder).fit(X)
+        default = make_pipeline(StandardScaler(), LogisticProbe(C=0.1))
+        classifier = clone(default if self.classifier is None else self.classifier)
+        known = np.array(labels[labelled].tolist())
+        some = X if labelled.all() else _rows(X, np.flatnonzero(labelled))
+        self.classifier_ = classifier.fit(self.encoder_.transform(some), known)
+        self.classes_ = self.classifier_.classes_
+        return self
+
+    def transform(self, X: Any) -> npt.NDArray[np.float32]:
+        """Features of pictures.
+
+        Parameters
+        ----------
+        X : array-like of n_images pictures
+            Anything that the encoder takes.
+
+        Returns
+        -------
+        features : ndarray of shape (n_images, n_features), dtype float32
+        """
+        check_is_fitted(self, "encoder_")
+        features: npt.NDArray[np.float32] = self.encoder_.transform(X)
+        return features
+
+    def predict(self, X: Any) -> npt.NDArray[Any]:
+        """Label of each picture.
+
+        Parameters
+        ----------
+        X : array-like of n_images pictures
+            Anything that the encoder takes.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_images,)
+        """
+        labels: npt.NDArray[Any] = self.classifier_.predict(self.transform(X))
+        return labels
+
+    @available_if(_classifier_has("predict_proba"))  # type: ignore[untyped-decorator]
+    def predict_proba(self, X: Any) -> npt.NDArray[Any]:
+        """Probability of each class.
+
+        Parameters
+        ----------
+        X : array-like of n_images pictures
+            Anything that the encoder takes.
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n_images, n_classes)
+        """
+        probabilities: npt.NDArray[Any] = self.classifier_.predict_proba(self.transform(X))
+        return probabilities
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags = (self.encoder or CPCFeatures()).__sklearn_tags__().input_tags
+        return tags
+
+
+def _labelled(labels: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    if labels.dtype.kind == "O":
+        return np.array([label is not None and label != -1 for label in labels.tolist()])
+    if labels.dtype.kind in "iuf":
+        return np.asarray(labels != -1)
+    return np.ones(len(labels), dtype=bool)
+
+
+def _rows(X: Any, positions: npt.NDArray[np.intp]) -> Any:
+    """Some rows of whatever holds pictures."""
+    if hasattr(X, "iloc"):
+        return X.iloc[positions]
+    if isinstance(X, (list, tuple)):
+        return [X[i] for i in positions.tolist()]
+    if hasattr(X, "shape") or isinstance(X, ImageCollection):
+        return X[positions]
+    return as_images(X)[positions]
