@@ -10,6 +10,7 @@ Every error is an :class:`SktlError` and also the builtin that callers already c
         ├── BackboneNotFoundError     (ValueError)   no network of that name
         ├── LayerNotFoundError        (ValueError)   no layer of that name in the network
         ├── WeightsError              (OSError)      weights missing, damaged or of another network
+        ├── DatasetError              (OSError)      a data set cannot be had, or is damaged
         ├── DivergenceError           (ArithmeticError)  the loss is no longer a number
         └── MissingDependencyError    (ImportError)  an optional package is not installed
     Warning
@@ -36,6 +37,7 @@ __all__ = [
     "BadImageWarning",
     "BatchSizeWarning",
     "CollapseWarning",
+    "DatasetError",
     "DivergenceError",
     "ImageDecodeError",
     "ImageFormatError",
@@ -73,6 +75,10 @@ class LayerNotFoundError(SktlError, ValueError):
 
 class WeightsError(SktlError, OSError):
     """Weights are missing, damaged, or belong to another network."""
+
+
+class DatasetError(SktlError, OSError):
+    """A data set is missing, cannot be downloaded, or is damaged."""
 
 
 class DivergenceError(SktlError, ArithmeticError):

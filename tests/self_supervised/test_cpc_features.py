@@ -1,0 +1,177 @@
+"""CPCFeatures and LinearProbe on photographs' cuts and on real clothes."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.datasets import load_digits, load_sample_images
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+
+from sktl import CNNClassifier, CPCFeatures, LinearProbe, Phase
+from sktl.exceptions import CollapseWarning, DivergenceError, ParameterError
+from sktl.self_supervised import _pretrain
+
+
+def pictures(n=40, size=24):
+    rng = np.random.default_rng(0)
+    images = load_sample_images().images
+    y = np.arange(n) % 2
+    places = [(rng.integers(0, 390), rng.integers(0, 600)) for _ in y]
+    X = np.stack(
+        [images[k][a : a + size, b : b + size] for k, (a, b) in zip(y, places, strict=True)]
+    )
+    return X, y
+
+
+def cpc(**parameters):
+    parameters = {"n_features": 16, "epochs": 2, "batch_size": 16, "random_state": 0, **parameters}
+    return CPCFeatures(store=None, **parameters)
+
+
+def test_it_learns_to_predict():
+    X, _ = pictures(120)
+    history = cpc(epochs=8, lr=0.003).fit(X).history_
+    assert history["loss"].iloc[-1] < history["loss"].iloc[0]
+    assert history["accuracy"].iloc[-1] > 2 * history["chance"].iloc[-1]
+    expected = [-np.log(c) for c in history["chance"]]
+    # The mean over tasks of log(N) is near log of the mean of 1 / N.
+    assert np.allclose(history["mi_bound"], np.array(expected) - history["loss"], atol=0.3)
+    assert (history["effective_rank"] > 2).all()
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"context": "gru"}, {"directions": 4}, {"normalization": "batch"}, {"n_negatives": 31},
+        {"encoder": "resnet18", "patch_size": 16, "overlap": 12, "image_size": 32},
+        {"patch_augment": None}, {"precision": "bf16"},
+    ],
+)  # fmt: skip
+def test_variants(parameters):
+    X, _ = pictures()
+    features = cpc(**parameters).fit_transform(X)
+    assert features.shape == (40, 16)
+    assert np.isfinite(features).all()
+
+
+def test_outputs():
+    X, _ = pictures()
+    fitted = cpc(output="both").fit(X)
+    both = fitted.transform(X)
+    assert both.shape == (40, 32)
+    assert len(fitted.get_feature_names_out()) == 32
+    parts = [clone(fitted).set_params(output=o).fit(X).transform(X) for o in ("latents", "context")]
+    np.testing.assert_allclose(np.concatenate(parts, axis=1), both, rtol=1e-3, atol=1e-4)
+    maps = fitted.encoder_.module
+    mean, std = (np.array(v) for v in (fitted._preprocessing.mean, fitted._preprocessing.std))
+    x = torch.from_numpy(((X / 255 - mean) / std).transpose(0, 3, 1, 2)).float()
+    with torch.no_grad():
+        expected = maps(x).mean((2, 3)).numpy()
+    np.testing.assert_allclose(both[:, :16], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_defaults_follow_from_the_size():
+    digits, _ = load_digits(return_X_y=True)
+    small = cpc(image_shape=(8, 8), image_size=28, epochs=1).fit(digits[:40])
+    assert (small.network_.grid.size, small.network_.grid.stride) == (8, 4)
+    assert small.network_.first_step == 2
+    large = cpc(epochs=1).fit(load_sample_images().images)
+    assert large._preprocessing.size == 96
+    assert (large.network_.grid.size, large.network_.grid.stride) == (24, 12)
+
+
+def test_a_killed_fit_goes_on(tmp_path, monkeypatch):
+    X, _ = pictures()
+    whole = cpc(epochs=4).fit(X)
+
+    class KilledError(Exception):
+        pass
+
+    epoch = _pretrain.Pretraining._epoch
+
+    def killed(self, pixels, number, epochs, bar):
+        if number == 2:
+            raise KilledError
+        epoch(self, pixels, number, epochs, bar)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_pretrain.Pretraining, "_epoch", killed)
+        with pytest.raises(KilledError):
+            cpc(epochs=4, checkpoint_dir=tmp_path).fit(X)
+    resumed = cpc(epochs=4, checkpoint_dir=tmp_path).fit(X)
+    np.testing.assert_allclose(resumed.transform(X), whole.transform(X), rtol=1e-5, atol=1e-6)
+    assert len(resumed.history_) == 4
+
+
+def test_partial_fit_and_pickle():
+    X, _ = pictures()
+    model = cpc()
+    for _ in range(3):
+        model.partial_fit(X)
+    assert model.history_["epoch"].tolist() == [1, 2, 3]
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(again.transform(X), model.transform(X))
+
+
+def test_the_encoder_is_fine_tuned():
+    X, y = pictures()
+    pretrained = cpc(epochs=3).fit(X)
+    before = pretrained.transform(X)
+    phases = [("head", Phase("head", 10, lr=0.1)), ("all", Phase("all", 3, lr=0.01))]
+    tuned = CNNClassifier(
+        pretrained.encoder_, phases=phases, random_state=0, validation=None, store=None
+    )
+    assert tuned.fit(X, y).score(X, y) > 0.8
+    np.testing.assert_array_equal(pretrained.transform(X), before), "the encoder was changed"
+
+
+def test_collapse_is_seen():
+    assert _pretrain.effective_rank(np.ones((20, 4))) == 0
+    line = np.outer(np.arange(20.0), np.ones(4))
+    assert _pretrain.effective_rank(line) == pytest.approx(1, abs=1e-6)
+    square = np.concatenate([np.eye(4), -np.eye(4)])
+    assert _pretrain.effective_rank(square) == pytest.approx(4)
+    gray = np.full((20, 24, 24, 3), 90, np.uint8)
+    with pytest.warns(CollapseWarning, match="directions"):
+        cpc(epochs=1).fit(gray)
+
+
+def test_wrong_parameters_and_divergence():
+    X, _ = pictures()
+    with pytest.raises(ParameterError, match=r"(?s)context.*directions.*temperature"):
+        cpc(context="lstm", directions=3, temperature=0).fit(X)
+    with pytest.raises(ParameterError, match=r"patch_size must be smaller.*rows"):
+        cpc(patch_size=20, overlap=10).fit(X)
+    with pytest.raises(DivergenceError):
+        cpc(lr=1e30, epochs=3, normalization="batch").fit(X)
+
+
+def test_unlabelled_rows():
+    X, y = pictures()
+    names = np.array(["temple", "flower"], dtype=object)[y]
+    names[10:] = None
+    numbers = np.where(np.arange(40) < 10, y, -1)
+    classifier = LogisticRegression()
+    by_name = LinearProbe(cpc(), classifier).fit(X, names)
+    by_number = LinearProbe(cpc(), classifier).fit(list(X), numbers)
+    assert set(by_name.classes_) == {"temple", "flower"}
+    assert by_number.classes_.tolist() == [0, 1]
+    np.testing.assert_array_equal(by_name.predict_proba(X)[:, ::-1], by_number.predict_proba(X))
+    expected = cpc().fit(X)  # from all rows
+    np.testing.assert_allclose(by_name.transform(X), expected.transform(X), rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="no labels"):
+        LinearProbe(cpc()).fit(X, np.full(40, -1))
+
+
+def test_a_pipeline_pretrains_on_its_training_folds_only():
+    from sklearn.model_selection import cross_validate
+
+    X, y = pictures()
+    model = make_pipeline(cpc(), LogisticRegression())
+    folds = cross_validate(model, X, y, cv=2, return_estimator=True, return_indices=True)
+    for fitted, train in zip(folds["estimator"], folds["indices"]["train"], strict=True):
+        alone = cpc().fit(X[train])
+        np.testing.assert_allclose(fitted[0].transform(X), alone.transform(X), rtol=1e-5, atol=1e-6)
