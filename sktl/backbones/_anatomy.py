@@ -150,13 +150,16 @@ def generic_anatomy(module: nn.Module, example: torch.Tensor) -> Anatomy:
     """The parts of an unknown network, found by watching one forward pass.
 
     The bottleneck is the last feature map of more than one pixel among the modules that follow
-    each other; a network without feature maps has as bottleneck the input of its last linear
-    layer.
+    each other, and the head the last linear layer behind it; a network without feature maps has as
+    bottleneck the input of its last linear layer.
     """
     modules = dict(module.named_modules())
     in_sequence = dict(chain(module, ()))
     fired = watch(module, [path for path in modules if path], example)
-    linear = [path for path, _ in fired if isinstance(modules[path], nn.Linear)]
     maps = [(path, shape) for path, shape in fired if path in in_sequence and len(shape) == 4]
     maps = [(path, shape) for path, shape in maps if shape[2] * shape[3] > 1] or maps
-    return Anatomy(maps[-1][0] if maps else "", linear[-1] if linear else None)
+    bottleneck = maps[-1][0] if maps else ""
+    ends = [path for path, _ in fired]
+    behind = ends[ends.index(bottleneck) + 1 :] if bottleneck else ends
+    linear = [path for path in behind if isinstance(modules[path], nn.Linear)]
+    return Anatomy(bottleneck, linear[-1] if linear else None)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from sklearn.base import BaseEstimator
 from torch import nn
 
 from sktl.backbones._backbone import Backbone, BackboneSpec
@@ -141,7 +142,7 @@ def register_backbone(
 
 
 def load_backbone(
-    name: str | nn.Module | Backbone,
+    name: str | nn.Module | Backbone | BaseEstimator,
     weights: str | os.PathLike[str] | None = "default",
     *,
     random_state: int = 0,
@@ -151,10 +152,11 @@ def load_backbone(
 
     Parameters
     ----------
-    name : str, nn.Module or Backbone
+    name : str, nn.Module, Backbone or fitted estimator
         A packaged name (``"efficientnet_lite0"``), a torchvision name (``"vgg19"``), a timm name
         (``"timm/convnext_tiny"``), a registered name; a network of your own, of which a copy in
-        eval mode is taken and ImageNet's preprocessing assumed; or a Backbone, returned as it is.
+        eval mode is taken and ImageNet's preprocessing assumed; a Backbone, returned as it is; or
+        an estimator whose network is to be reused, its `encoder_` or `backbone_`.
     weights : str, Path or None, default="default"
         ``"default"``, a named entry (``"IMAGENET1K_V1"``, a tag of timm), a local
         ``.safetensors`` or ``.pth`` file, or None for random weights. Only for names.
@@ -185,6 +187,8 @@ def load_backbone(
     >>> backbone.n_features, [stage.name for stage in backbone.stages]
     (512, ['relu', 'layer1', 'layer2', 'layer3', 'layer4'])
     """
+    if isinstance(name, BaseEstimator):
+        name = _network_of(name)
     if isinstance(name, (Backbone, nn.Module)):
         if weights not in ("default", None):
             raise ParameterError(
@@ -194,7 +198,8 @@ def load_backbone(
         return name if isinstance(name, Backbone) else _from_module(name)
     if not isinstance(name, str):
         raise BackboneNotFoundError(
-            f"a backbone is a name, an nn.Module or a Backbone; got {type(name).__name__}"
+            "a backbone is a name, an nn.Module, a Backbone or a fitted estimator; got "
+            f"{type(name).__name__}"
         )
     loader = _loader(name)
     with _LOCK:
@@ -234,6 +239,19 @@ def clear_loaded() -> None:
     """
     with _LOCK:
         _LOADED.clear()
+
+
+def _network_of(estimator: BaseEstimator) -> Backbone:
+    """The network that an estimator has learnt."""
+    for attribute in ("encoder_", "backbone_"):
+        network = getattr(estimator, attribute, None)
+        if isinstance(network, Backbone):
+            return network
+    raise BackboneNotFoundError(
+        f"{type(estimator).__name__} has no network to be reused: it is not fitted, or has none. "
+        "scikit-learn's clone, which cross-validation calls, forgets what was learnt; pass the "
+        "fitted estimator's encoder_ or backbone_ there"
+    )
 
 
 def _from_module(module: nn.Module) -> Backbone:

@@ -49,10 +49,11 @@ class CNNFeatures(ImageEstimatorMixin, TransformerMixin, BaseEstimator):
 
     Parameters
     ----------
-    backbone : str, nn.Module or Backbone, default="efficientnet_lite0"
+    backbone : str, nn.Module, Backbone or fitted estimator, default="efficientnet_lite0"
         The network: a name from :func:`sktl.list_backbones`, a network of your own (ImageNet's
-        preprocessing is assumed), or a :class:`sktl.backbones.Backbone` that says what its
-        preprocessing is.
+        preprocessing is assumed), a :class:`sktl.backbones.Backbone` that says what its
+        preprocessing is, or an estimator whose network is to be reused. Where estimators are
+        cloned, as in cross-validation, pass the latter's `encoder_` or `backbone_`.
     weights : str, Path or None, default="default"
         ``"default"``, a named weights entry (``"IMAGENET1K_V1"``), a local ``.safetensors`` or
         ``.pth`` file, or None for random weights. Only for a backbone given by name.

@@ -54,7 +54,7 @@ class CNNClassifier(ImageEstimatorMixin, ClassifierMixin, BaseEstimator):
 
     Parameters
     ----------
-    backbone : str, nn.Module or Backbone, default="efficientnet_lite0"
+    backbone : str, nn.Module, Backbone or fitted estimator, default="efficientnet_lite0"
         The network, as of :class:`sktl.CNNFeatures`; also ``"basic5"``, ``"small3"`` and
         ``"lenet"``, which are small and trained from scratch. It is copied, not changed.
     weights : str, Path or None, default="default"

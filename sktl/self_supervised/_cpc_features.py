@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 import os
 import warnings
@@ -25,6 +26,7 @@ from sktl.engine._digests import picture_digests
 from sktl.exceptions import CollapseWarning, ImageDecodeError
 from sktl.images import ImageCollection, ImageEstimatorMixin
 from sktl.nn.cpc import CPCNetwork, PatchGrid, small_encoder
+from sktl.nn.pooling import POOLINGS, Pooling
 from sktl.self_supervised._pretrain import Pretraining
 from sktl.training._augmentation import Augmentation, as_augmentation
 from sktl.training._checkpoint import Checkpoint
@@ -42,6 +44,8 @@ _OUTPUTS = {"latents": ("latents",), "context": ("contexts",), "both": ("latents
 _LARGEST = 96
 # Features that use fewer directions than this tell nearly nothing apart.
 _COLLAPSED = 2.0
+# So few pictures may well be alike.
+_JUDGED = 10
 
 
 class CPCFeatures(
@@ -55,9 +59,10 @@ class CPCFeatures(
 
     Parameters
     ----------
-    encoder : str, default="small"
-        Encoder of a patch: "small", three convolutions, or the name of a network, as of
-        :func:`sktl.list_backbones`, with random weights.
+    encoder : str, Backbone or nn.Module, default="small"
+        Encoder of a patch: "small", see :func:`sktl.nn.small_encoder`; the name of a network, as of
+        :func:`sktl.list_backbones`, with random weights; or a network with the weights to start
+        from, which is copied.
     n_features : int, default=128
         Number of latents a patch.
     image_size : int, default=None
@@ -89,7 +94,10 @@ class CPCFeatures(
     batch_size : int, default=64
         Pictures a training step.
     output : {"latents", "context", "both"}, default="latents"
-        What `transform` gives the mean of, over all places.
+        What `transform` gives.
+    pooling : {"avg", "max", "avgmax", "gem", "flatten"}, default="avg"
+        How the places of the grid become one row; see :func:`sktl.nn.pool`. "flatten" keeps them
+        apart, which serves pictures that are all framed alike.
     device : str or torch.device, default="auto"
         "auto" is CUDA where there is one, else the CPU.
     precision : {"auto", "exact", "bf16"}, default="auto"
@@ -117,8 +125,6 @@ class CPCFeatures(
 
     Attributes
     ----------
-    n_features_out_ : int
-        Number of features.
     encoder_ : Backbone
         The trained encoder, as a network from pictures to maps: ``CNNClassifier(cpc.encoder_)``
         fine-tunes it.
@@ -156,7 +162,7 @@ class CPCFeatures(
 
     def __init__(
         self,
-        encoder: str = "small",
+        encoder: str | Backbone | nn.Module = "small",
         *,
         n_features: int = 128,
         image_size: int | None = None,
@@ -173,6 +179,7 @@ class CPCFeatures(
         lr: float = 0.001,
         batch_size: int = 64,
         output: Literal["latents", "context", "both"] = "latents",
+        pooling: Pooling = "avg",
         device: str | torch.device = "auto",
         precision: Literal["auto", "exact", "bf16"] = "auto",
         n_jobs: int | None = None,
@@ -201,6 +208,7 @@ class CPCFeatures(
         self.lr = lr
         self.batch_size = batch_size
         self.output = output
+        self.pooling = pooling
         self.device = device
         self.precision = precision
         self.n_jobs = n_jobs
@@ -253,7 +261,7 @@ class CPCFeatures(
         return self
 
     def transform(self, X: Any) -> npt.NDArray[np.float32]:
-        """Mean latents, contexts or both of pictures.
+        """Latents, contexts or both of pictures.
 
         Parameters
         ----------
@@ -272,7 +280,7 @@ class CPCFeatures(
         layers, bad = compute_features(
             images,
             Network(backbone, "default", store),
-            Recipe(_OUTPUTS[self.output], "avg", None, "center", self.precision),
+            Recipe(_OUTPUTS[self.output], self.pooling, None, "center", self.precision),
             store,
             batch_size=self.batch_size,
             device=resolve_device(self.device),
@@ -281,7 +289,7 @@ class CPCFeatures(
         )
         if bad:
             raise ImageDecodeError(bad, len(images))
-        return np.concatenate(layers, axis=1)
+        return np.concatenate([layer.reshape(len(images), -1) for layer in layers], axis=1)
 
     @property
     def encoder_(self) -> Backbone:
@@ -291,7 +299,9 @@ class CPCFeatures(
 
     @property
     def _n_features_out(self) -> int:
-        return self.n_features_out_
+        check_is_fitted(self, "network_")
+        n_places = math.prod(self._grid_shape) if self.pooling == "flatten" else 1
+        return len(_OUTPUTS[self.output]) * self.n_features * n_places
 
     def _begin(self, X: Any) -> ImageCollection:
         """Check everything, and make an untrained network."""
@@ -313,6 +323,7 @@ class CPCFeatures(
         checks.done()
         self._seed = int(check_random_state(self.random_state).randint(2**31))
         n_steps = min(self.prediction_steps, rows - first_step)
+        self._grid_shape = (rows, rows)
         with seeded(self._seed):
             grid = PatchGrid(self._encoder(patch), patch, stride)
             self.network_ = CPCNetwork(
@@ -328,13 +339,13 @@ class CPCFeatures(
         self._decoded = pixels
         self.__dict__.pop("history_", None)
         self.__dict__.pop("_online", None)
-        self.n_features_out_ = len(_OUTPUTS[self.output]) * self.n_features
         return images
 
     def _encoder(self, patch: int) -> nn.Module:
-        if self.encoder == "small":
+        if isinstance(self.encoder, str) and self.encoder == "small":
             return small_encoder(self.n_features, self.normalization)
-        backbone = load_backbone(self.encoder, None, random_state=self._seed, image_size=patch)
+        weights = None if isinstance(self.encoder, str) else "default"
+        backbone = load_backbone(self.encoder, weights, random_state=self._seed, image_size=patch)
         (shape,) = backbone.shapes(["bottleneck"], patch)
         head = nn.Linear(shape[0], self.n_features)
         return TransferNet(backbone, "bottleneck", "avg", head)
@@ -352,7 +363,7 @@ class CPCFeatures(
             self._online = pretraining
         self.history_ = pd.DataFrame(pretraining.history)
         rank = self.history_["effective_rank"].iloc[-1]
-        if rank < _COLLAPSED and len(images) > 2:
+        if rank < _COLLAPSED and len(images) >= _JUDGED:
             warnings.warn(
                 f"the features use {rank:.1f} directions of {self.n_features}: they have "
                 "collapsed, and tell hardly anything apart. Try a smaller lr, more pictures a "
@@ -384,7 +395,8 @@ class CPCFeatures(
     def _described(self, images: ImageCollection) -> dict[str, Any]:
         """Everything that decides the result of a fit."""
         ignored = {
-            "checkpoint_dir", "device", "n_jobs", "output", "random_state", "store", "verbose",
+            "checkpoint_dir", "device", "n_jobs", "output", "pooling", "random_state", "store",
+            "verbose",
         }  # fmt: skip
         known = resolve_store(self.store) or resolve_store("memory")
         assert known is not None
@@ -405,6 +417,7 @@ class CPCFeatures(
         checks.choice("context", self.context, ("pixelcnn", "gru"))
         checks.choice("normalization", self.normalization, ("layer", "batch"))
         checks.choice("output", self.output, tuple(_OUTPUTS))
+        checks.choice("pooling", self.pooling, POOLINGS[:-1])
         checks.choice("precision", self.precision, ("auto", "exact", "bf16"))
         checks.that("directions", self.directions, self.directions in (1, 2, 4), "1, 2 or 4")
         for name in ("n_features", "prediction_steps", "epochs", "batch_size"):
