@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sktl.images import as_images as as_images
     from sktl.metrics import make_top_k_scorer as make_top_k_scorer
     from sktl.neural_network import CNNClassifier as CNNClassifier
+    from sktl.neural_network import ImageNetClassifier as ImageNetClassifier
     from sktl.self_supervised import CPCFeatures as CPCFeatures
     from sktl.self_supervised import LinearProbe as LinearProbe
     from sktl.training import Phase as Phase
@@ -28,6 +29,7 @@ _HOME = {
     "CNNFeatures": "feature_extraction",
     "CPCFeatures": "self_supervised",
     "FeatureStore": "engine",
+    "ImageNetClassifier": "neural_network",
     "LinearProbe": "self_supervised",
     "Phase": "training",
     "as_images": "images",

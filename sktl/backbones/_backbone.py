@@ -332,9 +332,11 @@ class Backbone:
             if anatomy.bottleneck:
                 return Tap(anatomy.bottleneck, is_bottleneck=True)
             layer = "penultimate"
+        inner = self._inner(layer)
+        if layer == "logits" and inner not in dict(self._whole.named_modules()):
+            return Tap("")
         if layer == "penultimate":
             return Tap("", "output") if anatomy.head is None else Tap(anatomy.head, "input")
-        inner = self._inner(layer)
         if inner not in dict(self._whole.named_modules()):
             known = [path for path, _ in self.module.named_modules() if path]
             raise LayerNotFoundError(

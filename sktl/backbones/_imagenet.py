@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from sktl.datasets._imagenet_classes import imagenet_classes
+
 
 def imagenet_class_names() -> tuple[str, ...]:
     """The 1,000 names as torchvision keeps them beside its weights."""
-    from torchvision.models import ResNet18_Weights
-
-    return tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
+    return tuple(imagenet_classes().values())

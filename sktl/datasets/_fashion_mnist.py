@@ -5,15 +5,18 @@ from __future__ import annotations
 import gzip
 import os
 import struct
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import pooch
 from sklearn.utils import Bunch
 
-from sktl.exceptions import DatasetError, ParameterError
+from sktl.datasets._download import download
+from sktl.datasets._fetch import Published, data_folder, locked, open_dataset
+from sktl.exceptions import DatasetError
+from sktl.utils._parameters import ParameterChecks
 
 __all__ = ["fetch_fashion_mnist"]
 
@@ -21,14 +24,29 @@ _URL = "https://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 # MD5 of the published files, from https://github.com/zalandoresearch/fashion-mnist.
 _FILES = {
     "train": {
-        "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-        "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
+        "train-images-idx3-ubyte.gz": "md5:8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+        "train-labels-idx1-ubyte.gz": "md5:25c81989df183df01b3e8a0aad5dffbe",
     },
     "test": {
-        "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
-        "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
+        "t10k-images-idx3-ubyte.gz": "md5:bef4ecab320f06d8554ea6380940ec79",
+        "t10k-labels-idx1-ubyte.gz": "md5:bb300cfdad3c16e7a12a480ee83cd310",
     },
 }
+_PUBLISHED = Published(
+    name="fashion-mnist",
+    remedy=(
+        "Download the four files from https://github.com/zalandoresearch/fashion-mnist and pass "
+        "their folder as source="
+    ),
+)
+_DESCR = """FashionMNIST
+
+70,000 gray pictures of clothes, 28 x 28 pixels, ten classes with 6,000 pictures each for training
+and 1,000 for testing. MIT licence.
+
+H. Xiao, K. Rasul, R. Vollgraf, "Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine
+Learning Algorithms", arXiv:1708.07747.
+"""
 _NAMES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
     "Ankle boot",
@@ -39,9 +57,11 @@ _DTYPES = {8: np.dtype(np.uint8)}
 def fetch_fashion_mnist(
     *,
     subset: Literal["train", "test", "all"] = "train",
-    folder: str | os.PathLike[str] | None = None,
+    source: str | os.PathLike[str] | None = None,
     data_home: str | os.PathLike[str] | None = None,
     base_url: str = _URL,
+    download_if_missing: bool = True,
+    verbose: int = 0,
     return_X_y: bool = False,
 ) -> Any:
     """Load FashionMNIST, downloading it where it is not there yet.
@@ -50,12 +70,18 @@ def fetch_fashion_mnist(
     ----------
     subset : {"train", "test", "all"}, default="train"
         The 60,000 training pictures, the 10,000 test pictures, or both, in this order.
-    folder : str or Path, default=None
-        A folder that has the IDX files, compressed or not. Nothing is downloaded then.
+    source : str or Path, default=None
+        A folder that has the IDX files, compressed or not, or an archive of them. Nothing is
+        downloaded then.
     data_home : str or Path, default=None
-        Where downloads are kept; by default the user's cache folder.
+        Where data sets are kept and archives unpacked. By default ``datasets`` in the folder that
+        the environment variable SKTL_CACHE names, or in the user's cache folder.
     base_url : str, default="https://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
-        Where they come from; they are checked against the digests of the published files.
+        Where the files come from; they are checked against the digests of the published ones.
+    download_if_missing : bool, default=True
+        If False, raise an error where the files are not in `data_home`.
+    verbose : int, default=0
+        Above 0, show the progress of downloading and unpacking.
     return_X_y : bool, default=False
         If True, return ``(data, target)`` instead of a Bunch.
 
@@ -64,7 +90,8 @@ def fetch_fashion_mnist(
     data : Bunch
         - data : ndarray of shape (n_images, 28, 28), dtype uint8: 0 is the background;
         - target : ndarray of shape (n_images,), dtype int64: 0 to 9;
-        - target_names : list of str.
+        - target_names : list of str;
+        - DESCR : str.
     (data, target) : tuple
         Where `return_X_y` is True.
 
@@ -80,20 +107,31 @@ def fetch_fashion_mnist(
 
     Examples
     --------
+    >>> import pathlib, struct, tempfile
     >>> from sktl.datasets import fetch_fashion_mnist
-    >>> X, y = fetch_fashion_mnist(return_X_y=True)  # doctest: +SKIP
-    >>> X.shape  # doctest: +SKIP
-    (60000, 28, 28)
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> images = struct.pack(">BBBB3I", 0, 0, 8, 3, 2, 28, 28) + bytes(2 * 28 * 28)
+    >>> labels = struct.pack(">BBBB1I", 0, 0, 8, 1, 2) + bytes([9, 2])
+    >>> _ = (folder / "t10k-images-idx3-ubyte").write_bytes(images)
+    >>> _ = (folder / "t10k-labels-idx1-ubyte").write_bytes(labels)
+    >>> X, y = fetch_fashion_mnist(source=folder, subset="test", return_X_y=True)
+    >>> X.shape, y.tolist()
+    ((2, 28, 28), [9, 2])
     """
-    if subset not in ("train", "test", "all"):
-        raise ParameterError(f'subset must be "train", "test" or "all"; got {subset!r}')
+    checks = ParameterChecks("fetch_fashion_mnist")
+    checks.choice("subset", subset, ("train", "test", "all"))
+    checks.done()
+    home = data_folder(data_home) / _PUBLISHED.name
+    # The files are small and stay packed: nothing is unpacked, and each is checked every time.
+    local = source if source is not None or download_if_missing else home
     pictures, targets = [], []
     for part in ("train", "test") if subset == "all" else (subset,):
-        images, labels = (
-            _read_idx(_local(Path(folder), name) if folder is not None
-                      else _download(name, digest, data_home, base_url))
-            for name, digest in _FILES[part].items()
-        )  # fmt: skip
+        if local is not None:
+            files = open_dataset(_PUBLISHED, source=local, data_home=data_home, verbose=verbose)
+            paths = [files.file(name, name.removesuffix(".gz")) for name in _FILES[part]]
+        else:
+            paths = _downloaded(_FILES[part], home, base_url, bool(verbose))
+        images, labels = map(_read_idx, paths)
         if len(images) != len(labels) or images.shape[1:] != (28, 28):
             raise DatasetError(
                 f"FashionMNIST {part}: {len(labels)} labels for pictures of shape {images.shape}; "
@@ -104,33 +142,20 @@ def fetch_fashion_mnist(
     data, target = np.concatenate(pictures), np.concatenate(targets)
     if return_X_y:
         return data, target
-    return Bunch(data=data, target=target, target_names=list(_NAMES))
+    return Bunch(data=data, target=target, target_names=list(_NAMES), DESCR=_DESCR)
 
 
-def _local(folder: Path, name: str) -> Path:
-    for path in (folder / name, folder / name.removesuffix(".gz")):
-        if path.is_file():
-            return path
-    raise DatasetError(f"{folder} has no {name}, nor {name.removesuffix('.gz')}")
-
-
-def _download(
-    name: str, digest: str, data_home: str | os.PathLike[str] | None, base_url: str
-) -> Path:
-    home = Path(data_home) if data_home is not None else Path(pooch.os_cache("sktl"), "datasets")
-    try:
-        path = pooch.retrieve(
-            base_url.rstrip("/") + "/" + name,
-            known_hash=f"md5:{digest}",
-            fname=name,
-            path=home / "fashion-mnist",
-        )
-    except (OSError, ValueError) as error:
-        raise DatasetError(
-            f"{name} cannot be had from {base_url}: {error}. Download the four files yourself, and "
-            "pass their folder as folder="
-        ) from error
-    return Path(path)
+def _downloaded(files: dict[str, str], home: Path, base_url: str, progress: bool) -> list[Path]:
+    # A folder that has them all may be one that cannot be written to.
+    missing = not all((home / name).is_file() for name in files)
+    with locked(home) if missing else nullcontext():
+        return [
+            download(
+                name, digest, home,
+                base_url=base_url, remedy=_PUBLISHED.remedy, progress=progress,
+            )
+            for name, digest in files.items()
+        ]  # fmt: skip
 
 
 def _read_idx(path: Path) -> npt.NDArray[np.uint8]:

@@ -44,7 +44,7 @@ def cut_patches(x: torch.Tensor, size: int, stride: int) -> torch.Tensor:
 
 
 def small_encoder(n_features: int, normalization: Normalization = "layer") -> nn.Sequential:
-    """Three 3 x 3 convolutions, two of them with stride 2, then the mean over positions.
+    """Two convolutions with stride 2 and two fully connected layers, for patches.
 
     Parameters
     ----------
@@ -66,17 +66,18 @@ def small_encoder(n_features: int, normalization: Normalization = "layer") -> nn
     torch.Size([5, 64])
     """
 
-    def block(n_in: int, n_out: int, stride: int) -> list[nn.Module]:
+    def block(n_in: int, n_out: int, kernel: int) -> list[nn.Module]:
         norm = nn.GroupNorm(1, n_out) if normalization == "layer" else nn.BatchNorm2d(n_out)
-        return [nn.Conv2d(n_in, n_out, 3, stride, 1, bias=False), norm, nn.ReLU()]
+        return [nn.Conv2d(n_in, n_out, kernel, 2, 1, bias=False), norm, nn.ReLU()]
 
     return nn.Sequential(
-        *block(3, 32, 1),
-        *block(32, 64, 2),
-        *block(64, 128, 2),
-        nn.AdaptiveAvgPool2d(1),
+        *block(3, 64, 4),
+        *block(64, 128, 3),
+        nn.AdaptiveAvgPool2d(2),
         nn.Flatten(),
-        nn.Linear(128, n_features),
+        nn.Linear(512, 256),
+        nn.ReLU(),
+        nn.Linear(256, n_features),
     )
 
 
@@ -113,7 +114,8 @@ class PatchGrid(nn.Module):
     def encode(self, patches: torch.Tensor) -> torch.Tensor:
         """(N, rows, columns, 3, size, size) to (N, n_features, rows, columns)."""
         n, rows, columns = patches.shape[:3]
-        z = self.encoder(patches.flatten(0, 2))  # (N r c, D)
+        flat = patches.flatten(0, 2).contiguous(memory_format=torch.channels_last)
+        z = self.encoder(flat)  # (N r c, D)
         maps: torch.Tensor = self.grid(z.view(n, rows, columns, -1).permute(0, 3, 1, 2))
         return maps
 

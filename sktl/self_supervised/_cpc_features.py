@@ -328,7 +328,7 @@ class CPCFeatures(
             grid = PatchGrid(self._encoder(patch), patch, stride)
             self.network_ = CPCNetwork(
                 grid, self.n_features, self.context, self.directions, first_step, n_steps
-            ).to(resolve_device(self.device))
+            ).to(resolve_device(self.device), memory_format=torch.channels_last)
         self._preprocessing = Preprocessing(size=size, resize=size, keep_aspect=False)
         pixels = self._pixels(images)
         pixels.fill(progress=bool(self.verbose))

@@ -50,6 +50,10 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         The fitted encoder.
     classifier_ : classifier
         The fitted classifier.
+    n_features_in_ : int
+        Number of columns. Only defined when the encoder's is.
+    feature_names_in_ : ndarray of str
+        Names of the columns. Only defined when the encoder's are.
 
     Examples
     --------
@@ -100,22 +104,6 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         self.classes_ = self.classifier_.classes_
         return self
 
-    def transform(self, X: Any) -> npt.NDArray[np.float32]:
-        """Features of pictures.
-
-        Parameters
-        ----------
-        X : array-like of n_images pictures
-            Anything that the encoder takes.
-
-        Returns
-        -------
-        features : ndarray of shape (n_images, n_features), dtype float32
-        """
-        check_is_fitted(self, "encoder_")
-        features: npt.NDArray[np.float32] = self.encoder_.transform(X)
-        return features
-
     def predict(self, X: Any) -> npt.NDArray[Any]:
         """Label of each picture.
 
@@ -128,7 +116,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         -------
         labels : ndarray of shape (n_images,)
         """
-        labels: npt.NDArray[Any] = self.classifier_.predict(self.transform(X))
+        labels: npt.NDArray[Any] = self.classifier_.predict(self._features(X))
         return labels
 
     @available_if(_classifier_has("predict_proba"))  # type: ignore[untyped-decorator]
@@ -144,8 +132,29 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         -------
         probabilities : ndarray of shape (n_images, n_classes)
         """
-        probabilities: npt.NDArray[Any] = self.classifier_.predict_proba(self.transform(X))
+        probabilities: npt.NDArray[Any] = self.classifier_.predict_proba(self._features(X))
         return probabilities
+
+    @property
+    def n_features_in_(self) -> int:
+        """Number of columns."""
+        return int(self._fitted_encoder("n_features_in_").n_features_in_)
+
+    @property
+    def feature_names_in_(self) -> npt.NDArray[Any]:
+        """Names of the columns."""
+        names: npt.NDArray[Any] = self._fitted_encoder("feature_names_in_").feature_names_in_
+        return names
+
+    def _fitted_encoder(self, attribute: str) -> Any:
+        encoder = getattr(self, "encoder_", None)
+        if encoder is None:
+            raise AttributeError(f"{type(self).__name__} is not fitted; it has no {attribute}")
+        return encoder
+
+    def _features(self, X: Any) -> Any:
+        check_is_fitted(self, "encoder_")
+        return self.encoder_.transform(X)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

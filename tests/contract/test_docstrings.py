@@ -12,10 +12,11 @@ import pytest
 from numpydoc.docscrape import ClassDoc, FunctionDoc
 from numpydoc.validate import ERROR_MSGS, validate
 from PIL import Image
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from torch import nn
 
 import sktl
+from sktl import CPCFeatures, LinearProbe
 from sktl.images import ImageEstimatorMixin
 
 # Every check of numpydoc runs, but for these.
@@ -171,6 +172,10 @@ def test_fitted_attributes_are_documented(tmp_path):
                 cls(network, image_size=32, image_shape=(8, 8)).fit(rows, names),
                 cls(network, image_size=32).fit(frame, names),
             ]
+        elif cls is LinearProbe:
+            cpc = CPCFeatures(network, image_size=32)
+            by_rows = clone(cpc).set_params(image_shape=(8, 8))
+            estimators = [cls(by_rows).fit(rows, [0, 1, 1]), cls(cpc).fit(frame, [0, 1, 1])]
         else:
             table = pd.DataFrame(rows / 255).add_prefix("f")
             estimators = [cls().fit(table.to_numpy(), [0, 1, 2]), cls().fit(table, [0, 1, 2])]

@@ -3,7 +3,7 @@
 import pytest
 from torch import nn
 
-from sktl import CNNClassifier, CNNFeatures, Phase
+from sktl import CNNClassifier, CNNFeatures, CPCFeatures, LinearProbe, Phase
 from sktl.backbones import Backbone, Preprocessing
 from sktl.utils.estimator_checks import (
     image_checks,
@@ -42,6 +42,11 @@ CLASSIFIERS = [
 ]
 
 
+SELF_SUPERVISED = CPCFeatures(
+    image_size=24, n_features=16, epochs=1, batch_size=16, directions=2, random_state=0
+)
+
+
 @parametrize_with_image_checks(ESTIMATORS)
 def test_contract(estimator, check):
     check(estimator)
@@ -60,3 +65,18 @@ def test_contract_of_classifiers(estimator, check):
 @pytest.mark.parametrize("estimator", CLASSIFIERS, ids=["fine-tuned", "from scratch"])
 def test_no_check_of_classifiers_is_lost(estimator):
     assert len(list(image_checks(estimator))) == 19
+
+
+@parametrize_with_image_checks([SELF_SUPERVISED])
+def test_contract_of_self_supervised(estimator, check):
+    check(estimator)
+
+
+@parametrize_with_image_checks([LinearProbe(SELF_SUPERVISED)])
+def test_contract_of_probes(estimator, check):
+    check(estimator)
+
+
+def test_no_check_of_self_supervised_is_lost():
+    assert len(list(image_checks(SELF_SUPERVISED))) == 23
+    assert len(list(image_checks(LinearProbe(SELF_SUPERVISED)))) == 15

@@ -2,10 +2,8 @@
 
 import gzip
 import hashlib
-import http.server
+import shutil
 import struct
-import threading
-from functools import partial
 
 import numpy as np
 import pytest
@@ -22,7 +20,7 @@ def idx(array):
 def archive(tmp_path):
     """The four files, with a few pictures each, and the same as arrays."""
     rng = np.random.default_rng(0)
-    folder, arrays = tmp_path / "published", {}
+    folder, arrays = tmp_path / "files", {}
     folder.mkdir()
     for part, n in (("train", 6), ("t10k", 4)):
         images = rng.integers(0, 256, (n, 28, 28), dtype=np.uint8)
@@ -35,66 +33,70 @@ def archive(tmp_path):
 
 def test_a_folder(archive):
     folder, arrays = archive
-    data = fetch_fashion_mnist(folder=folder)
+    data = fetch_fashion_mnist(source=folder)
     np.testing.assert_array_equal(data.data, arrays["train"][0])
     np.testing.assert_array_equal(data.target, arrays["train"][1])
     assert data.target.dtype == np.int64
     assert data.target_names[9] == "Ankle boot"
-    X, y = fetch_fashion_mnist(folder=folder, subset="all", return_X_y=True)
+    X, y = fetch_fashion_mnist(source=folder, subset="all", return_X_y=True)
     assert X.shape == (10, 28, 28)
     np.testing.assert_array_equal(y[6:], arrays["t10k"][1])
     for file in folder.glob("*.gz"):
         file.with_suffix("").write_bytes(gzip.decompress(file.read_bytes()))
         file.unlink()
-    np.testing.assert_array_equal(fetch_fashion_mnist(folder=folder).data, arrays["train"][0])
-
-
-@pytest.fixture
-def server(archive):
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *args):
-            pass
-
-    handler = partial(Quiet, directory=archive[0])
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-        thread.join()
+    np.testing.assert_array_equal(fetch_fashion_mnist(source=folder).data, arrays["train"][0])
 
 
 def test_a_download_is_kept_and_checked(archive, server, tmp_path, monkeypatch):
     folder, arrays = archive
-    home = tmp_path / "home"
-    with pytest.raises(DatasetError, match="folder="):  # other content than the published
-        fetch_fashion_mnist(base_url=server, data_home=home)
+    shutil.copytree(folder, server.folder, dirs_exist_ok=True)
+    options = {"base_url": server.url, "data_home": tmp_path / "home"}
+    with pytest.raises(DatasetError, match="source="):  # other content than the published
+        fetch_fashion_mnist(**options)
     files = {
-        part: {name: hashlib.md5((folder / name).read_bytes()).hexdigest() for name in names}
+        part: {
+            name: f"md5:{hashlib.md5((folder / name).read_bytes()).hexdigest()}" for name in names
+        }
         for part, names in _fashion_mnist._FILES.items()
     }
     monkeypatch.setattr(_fashion_mnist, "_FILES", files)
-    X = fetch_fashion_mnist(base_url=server, data_home=home).data
-    np.testing.assert_array_equal(X, arrays["train"][0])
-    again = fetch_fashion_mnist(base_url="http://127.0.0.1:9/", data_home=home).data
-    np.testing.assert_array_equal(again, X)
+    with pytest.raises(DatasetError, match="source="):
+        fetch_fashion_mnist(**options, download_if_missing=False)
+    server.requests.clear()
+    data = fetch_fashion_mnist(**options)
+    np.testing.assert_array_equal(data.data, arrays["train"][0])
+    assert sorted(name for name, _ in server.requests) == sorted(files["train"])
+    server.requests.clear()
+    for more in ({}, {"download_if_missing": False}):
+        X, y = fetch_fashion_mnist(**options, **more, return_X_y=True)
+        np.testing.assert_array_equal(X, data.data)
+        np.testing.assert_array_equal(y, data.target)
+    assert server.requests == []
+
+
+def test_an_archive(archive, tmp_path):
+    folder, arrays = archive
+    shutil.make_archive(str(tmp_path / "mine"), "zip", folder)
+    data = fetch_fashion_mnist(source=tmp_path / "mine.zip", data_home=tmp_path, subset="test")
+    np.testing.assert_array_equal(data.data, arrays["t10k"][0])
+    assert "MIT" in data.DESCR
 
 
 def test_what_is_wrong_is_named(archive):
     folder, _ = archive
     with pytest.raises(ParameterError, match="subset"):
-        fetch_fashion_mnist(subset="valid", folder=folder)
+        fetch_fashion_mnist(subset="valid", source=folder)
     name = folder / "train-images-idx3-ubyte.gz"
     whole = name.read_bytes()
     name.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DatasetError, match="train-images"):
-        fetch_fashion_mnist(folder=folder)
+        fetch_fashion_mnist(source=folder)
     name.unlink()
-    with pytest.raises(DatasetError, match="has no train-images"):
-        fetch_fashion_mnist(folder=folder)
+    with pytest.raises(DatasetError, match="no train-images"):
+        fetch_fashion_mnist(source=folder)
 
 
 def test_the_real_files(shared_data):
-    X, y = fetch_fashion_mnist(folder=shared_data / "fashion-mnist", return_X_y=True)
+    X, y = fetch_fashion_mnist(source=shared_data / "fashion-mnist", return_X_y=True)
     assert X.shape == (60000, 28, 28)
     assert np.bincount(y).tolist() == [6000] * 10

@@ -1,0 +1,89 @@
+"""How often a classifier leaves the classes that its pictures are of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sktl.exceptions import ParameterError
+
+__all__ = ["make_out_of_subset_scorer", "out_of_subset_rate"]
+
+
+def out_of_subset_rate(y_pred: npt.ArrayLike, subset: npt.ArrayLike) -> float:
+    """Share of predictions that are not among the classes in question.
+
+    The percentage of "non-dog" predictions that a network of 1,000 classes makes on dogs.
+
+    Parameters
+    ----------
+    y_pred : array-like of shape (n_samples,)
+        Predicted labels.
+    subset : array-like of shape (n_labels,)
+        Labels of the classes in question.
+
+    Returns
+    -------
+    rate : float
+        Between 0 and 1.
+
+    Raises
+    ------
+    ParameterError
+        If one of them is empty.
+
+    Examples
+    --------
+    >>> from sktl.metrics import out_of_subset_rate
+    >>> out_of_subset_rate(["pug", "mop", "beagle", "pug"], subset=["beagle", "pug"])
+    0.25
+    """
+    predicted, allowed = np.asarray(y_pred), np.asarray(subset)
+    if predicted.size == 0 or allowed.size == 0:
+        raise ParameterError("y_pred and subset need at least one label each")
+    return float(1 - np.isin(predicted, allowed).mean())
+
+
+def make_out_of_subset_scorer(subset: npt.ArrayLike | None = None) -> OutOfSubsetScorer:
+    """Make a scorer of the out-of-subset rate, negated as scikit-learn's searches want losses.
+
+    Parameters
+    ----------
+    subset : array-like of shape (n_labels,), default=None
+        Labels of the classes in question; by default those that the estimator marks in its
+        `in_subset_`, as :class:`sktl.ImageNetClassifier` does, or else those in the true labels.
+
+    Returns
+    -------
+    scorer : callable
+        ``scorer(estimator, X, y)`` gives a float between -1 and 0.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sktl.metrics import make_out_of_subset_scorer
+    >>> X, y = load_digits(return_X_y=True)
+    >>> model = LogisticRegression(max_iter=20, tol=1).fit(X, y)
+    >>> make_out_of_subset_scorer()(model, X[y < 5], y[y < 5]) > -0.05
+    True
+    """
+    return OutOfSubsetScorer(None if subset is None else np.asarray(subset))
+
+
+class OutOfSubsetScorer:
+    """A scorer; see :func:`make_out_of_subset_scorer`."""
+
+    def __init__(self, subset: npt.NDArray[Any] | None) -> None:
+        self.subset = subset
+
+    def __call__(self, estimator: Any, X: Any, y: npt.ArrayLike) -> float:
+        """Negated rate of an estimator's predictions."""
+        subset = self.subset
+        if subset is None and hasattr(estimator, "in_subset_"):
+            subset = estimator.classes_[estimator.in_subset_]
+        return -out_of_subset_rate(
+            estimator.predict(X), np.asarray(y if subset is None else subset)
+        )

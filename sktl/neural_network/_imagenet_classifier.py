@@ -1,0 +1,352 @@
+"""The head that came with the weights, as a classifier."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import check_consistent_length, column_or_1d
+from torch import nn
+
+from sktl.backbones import Backbone
+from sktl.datasets._imagenet_classes import choose_wnids, imagenet_classes, match_classes
+from sktl.engine import Network, Recipe, compute_features, resolve_store
+from sktl.engine._recipe import PRECISIONS
+from sktl.engine._runtime import RUNTIMES, check_runtime
+from sktl.exceptions import ImageDecodeError, ParameterError
+from sktl.images import ImageCollection, ImageEstimatorMixin
+from sktl.utils._parameters import ParameterChecks
+from sktl.utils._torch import resolve_device
+
+if TYPE_CHECKING:
+    from sktl.engine import FeatureStore
+    from sktl.engine._recipe import Precision
+    from sktl.engine._runtime import Runtime
+
+__all__ = ["ImageNetClassifier"]
+
+_N_CLASSES = 1000
+
+
+class ImageNetClassifier(ImageEstimatorMixin, ClassifierMixin, BaseEstimator):
+    """The original head of a network, which tells the 1,000 classes of ImageNet apart.
+
+    Nothing is learnt: `fit` matches the labels of `y` to classes of ImageNet, by WordNet id or by
+    name, so that predictions and scores speak of the labels as they are spelt there.
+
+    Parameters
+    ----------
+    backbone : str, nn.Module, Backbone or fitted estimator, default="efficientnet_lite0"
+        A network with ImageNet's 1,000 outputs, as of :class:`sktl.CNNFeatures`.
+    weights : str, Path or None, default="default"
+        As of :class:`sktl.CNNFeatures`.
+    classes : {None, "dogs"} or list of str, default=None
+        The subset that pictures are of: names, WordNet ids, or "dogs", the 118 breeds. By default
+        the classes of `y`, or all where there is no `y`.
+    restrict : bool, default=False
+        Whether only classes of the subset are predicted, with probabilities that add up to 1 over
+        them. Otherwise the network may well take a dog for a mop; see
+        :func:`sktl.metrics.out_of_subset_rate`.
+    label_map : dict, default=None
+        Label in `y` -> name, WordNet id or index of a class, for labels that are neither names nor
+        ids, such as numbers; these need ``restrict=True``.
+    image_size : int, default=None
+        Side of the square that the network sees, in pixels. By default that of the weights.
+    crops : {"center", "ten"}, default="center"
+        "ten" averages over the four corners and the centre, each also mirrored.
+    batch_size : int, default=64
+        Pictures held and forwarded at once. It does not change the result.
+    device : str or torch.device, default="auto"
+        "auto" is CUDA where there is one, else the CPU.
+    precision : {"auto", "exact", "bf16"}, default="auto"
+        As of :class:`sktl.CNNFeatures`.
+    n_jobs : int, default=None
+        Number of shards computed in parallel by joblib.
+    runtime : {"auto", "torch", "onnxruntime", "openvino"}, default="auto"
+        As of :class:`sktl.CNNFeatures`.
+    store : {"default", "memory"}, str, Path, FeatureStore or None, default="default"
+        Where the features that the head reads are kept, which are those of
+        ``CNNFeatures(layer="penultimate")``.
+    image_shape : tuple of 2 or 3 ints, default=None
+        Shape of one picture, for flattened rows only; see :func:`sktl.as_images`.
+    value_range : tuple of 2 floats, default=None
+        Values of black and white in arrays; see :func:`sktl.as_images`.
+    background : str or tuple of 3 ints, default="white"
+        Colour behind transparent pixels.
+    verbose : int, default=0
+        If not 0, a progress bar is shown for work of more than three seconds.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Labels that can be predicted, sorted: those of `y` as they are spelt there, and the other
+        classes of ImageNet by id where `y` has ids, else by name.
+    wnids_ : ndarray of shape (n_classes,)
+        WordNet id of each of them.
+    in_subset_ : ndarray of shape (n_classes,), dtype bool
+        Which of them are of the subset.
+    backbone_spec_ : BackboneSpec
+        Name, weights, digest, licence and preprocessing of the network.
+    value_range_ : tuple of 2 floats
+        Values of black and white. Only defined for flattened rows.
+    n_features_in_ : int
+        Number of columns. Only defined when X is a table.
+    feature_names_in_ : ndarray of str
+        Names of the columns. Only defined when X is a DataFrame with column names.
+
+    Raises
+    ------
+    ParameterError
+        If labels are no classes of ImageNet; all are listed, with suggestions.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_sample_images
+    >>> from sktl import ImageNetClassifier
+    >>> model = ImageNetClassifier("resnet18", weights=None)  # random weights, for the example
+    >>> model.fit(load_sample_images().images, ["palace", "n11939491"])
+    ImageNetClassifier(backbone='resnet18', weights=None)
+    >>> len(model.classes_), model.wnids_[model.in_subset_].tolist()
+    (1000, ['n11939491', 'n03877845'])
+    """
+
+    def __init__(
+        self,
+        backbone: str | nn.Module | Backbone = "efficientnet_lite0",
+        *,
+        weights: str | os.PathLike[str] | None = "default",
+        classes: str | Iterable[str] | None = None,
+        restrict: bool = False,
+        label_map: Mapping[Any, Any] | None = None,
+        image_size: int | None = None,
+        crops: Literal["center", "ten"] = "center",
+        batch_size: int = 64,
+        device: str | torch.device = "auto",
+        precision: Precision = "auto",
+        n_jobs: int | None = None,
+        runtime: Runtime = "auto",
+        store: str | os.PathLike[str] | FeatureStore | None = "default",
+        image_shape: tuple[int, ...] | None = None,
+        value_range: tuple[float, float] | None = None,
+        background: str | tuple[int, int, int] = "white",
+        verbose: int = 0,
+    ) -> None:
+        self.backbone = backbone
+        self.weights = weights
+        self.classes = classes
+        self.restrict = restrict
+        self.label_map = label_map
+        self.image_size = image_size
+        self.crops = crops
+        self.batch_size = batch_size
+        self.device = device
+        self.precision = precision
+        self.n_jobs = n_jobs
+        self.runtime = runtime
+        self.store = store
+        self.image_shape = image_shape
+        self.value_range = value_range
+        self.background = background
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Match labels to classes of ImageNet; nothing is learnt.
+
+        Parameters
+        ----------
+        X : array-like of n_images pictures
+            Anything that :func:`sktl.images.as_images` takes. Only their headers are read.
+        y : array-like of shape (n_images,), default=None
+            Names or WordNet ids. A label may go on behind the id, as the folders of Stanford Dogs
+            do (``n02085620-Chihuahua``).
+
+        Returns
+        -------
+        self : ImageNetClassifier
+        """
+        self._check_parameters()
+        images = self._read_images(X, reset=True)
+        if y is not None:
+            y = column_or_1d(y, warn=True)
+            check_consistent_length(images, y)
+        self._set_classes(None if y is None else np.unique(y))
+        bad = images.check()
+        if bad:
+            raise ImageDecodeError(bad, len(images))
+        self.backbone_spec_ = self._network().spec
+        return self
+
+    def predict(self, X: Any) -> npt.NDArray[Any]:
+        """Label of each picture.
+
+        Parameters
+        ----------
+        X : array-like of n_images pictures
+            Anything that :func:`sktl.images.as_images` takes.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_images,)
+        """
+        chosen = self.decision_function(X).argmax(axis=1)
+        labels: npt.NDArray[Any] = self.classes_[chosen]
+        return labels
+
+    def predict_proba(self, X: Any) -> npt.NDArray[np.float32]:
+        """Probability of each class.
+
+        Parameters
+        ----------
+        X : array-like of n_images pictures
+            Anything that :func:`sktl.images.as_images` takes.
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n_images, n_classes), dtype float32
+            In the order of `classes_`; with ``restrict=True`` over the subset only.
+        """
+        logits = self.decision_function(X)
+        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities: npt.NDArray[np.float32] = odds / odds.sum(axis=1, keepdims=True)
+        return probabilities
+
+    def decision_function(self, X: Any) -> npt.NDArray[np.float32]:
+        """Outputs of the network before the softmax.
+
+        Parameters
+        ----------
+        X : array-like of n_images pictures
+            Anything that :func:`sktl.images.as_images` takes.
+
+        Returns
+        -------
+        logits : ndarray of shape (n_images, n_classes), dtype float32
+            In the order of `classes_`.
+        """
+        self._check_parameters()
+        images = self._read_images(X, reset=False)
+        if not hasattr(self, "classes_"):
+            self._set_classes(None)  # nothing that a fit would add
+        logits: npt.NDArray[np.float32] = self._logits(images)[:, self._indices]
+        return logits
+
+    def _set_classes(self, labels: npt.NDArray[Any] | None) -> None:
+        """Labels, ids and indices of all classes that can be predicted."""
+        wnids = list(imagenet_classes())
+        spelt, by_id = self._matched(labels)
+        if self.classes is not None:
+            subset = set(choose_wnids(self.classes))
+            outside = [str(label) for wnid, label in spelt.items() if wnid not in subset]
+            if outside:
+                raise ParameterError(
+                    f"y has labels outside of the subset that classes={self.classes!r} names: "
+                    f"{outside[:10]}"
+                )
+        else:
+            subset = set(spelt) or set(wnids)
+        shown = [
+            (spelt.get(wnid, wnid if by_id else name), wnid)
+            for wnid, name in imagenet_classes().items()
+            if wnid in subset or not self.restrict
+        ]
+        names = np.array([label for label, _ in shown])
+        ids = np.array([wnid for _, wnid in shown])
+        order = np.argsort(names)
+        self.classes_, self.wnids_ = names[order], ids[order]
+        self.in_subset_ = np.isin(self.wnids_, sorted(subset))
+        place = {wnid: i for i, wnid in enumerate(wnids)}
+        self._indices = np.array([place[wnid] for wnid in self.wnids_.tolist()])
+
+    def _matched(self, labels: npt.NDArray[Any] | None) -> tuple[dict[str, Any], bool]:
+        """WordNet id -> label as spelt in y, and whether other classes go by their ids."""
+        if labels is None:
+            return {}, False
+        among = None if self.classes is None else choose_wnids(self.classes)
+        matched = match_classes(labels.tolist(), self.label_map, among=among)
+        if len(set(matched.values())) < len(matched):
+            twice = [
+                label for label, wnid in matched.items() if list(matched.values()).count(wnid) > 1
+            ]
+            raise ParameterError(f"y has several labels of one class of ImageNet: {twice[:10]}")
+        spelt = {wnid: label for label, wnid in matched.items()}
+        is_text = all(isinstance(label, str) for label in matched)
+        if not is_text and not self.restrict:
+            raise ParameterError(
+                "labels that are numbers leave the other classes of ImageNet without a label; pass "
+                "restrict=True, or names"
+            )
+        return spelt, any(str(label).startswith(wnid) for wnid, label in spelt.items())
+
+    def _logits(self, images: ImageCollection) -> npt.NDArray[np.float32]:
+        """Outputs of the network, in the order of ImageNet's classes."""
+        network = self._network()
+        head = self._linear_head(network)
+        layer = "logits" if head is None else "penultimate"
+        (values,), bad = compute_features(
+            images,
+            network,
+            Recipe((layer,), "avg", self.image_size, self.crops, self.precision),
+            network.store,
+            batch_size=self.batch_size,
+            device=resolve_device(self.device),
+            n_jobs=self.n_jobs,
+            runtime=self.runtime,
+            progress=bool(self.verbose),
+        )
+        if bad:
+            raise ImageDecodeError(bad, len(images))
+        if head is not None:
+            with torch.inference_mode():
+                values = head(torch.from_numpy(values).to(head.weight)).float().cpu().numpy()
+        if values.shape[1] != _N_CLASSES:
+            raise ParameterError(
+                f"{network.spec.name} has {values.shape[1]} outputs, not the {_N_CLASSES} classes "
+                "of ImageNet; CNNFeatures with a classifier behind it, or CNNClassifier, take it"
+            )
+        return values
+
+    def _linear_head(self, network: Network) -> nn.Linear | None:
+        """The last layer, if it alone makes the outputs out of the stored features."""
+        head = network.load().head
+        return head if isinstance(head, nn.Linear) and _is_last(network.load()) else None
+
+    def _network(self) -> Network:
+        return Network(self.backbone, self.weights, resolve_store(self.store))
+
+    def _check_parameters(self) -> None:
+        checks = ParameterChecks(type(self).__name__)
+        checks.choice("crops", self.crops, ("center", "ten"))
+        checks.choice("precision", self.precision, PRECISIONS)
+        checks.choice("runtime", self.runtime, RUNTIMES)
+        checks.integer("batch_size", self.batch_size, minimum=1)
+        checks.integer("image_size", self.image_size, minimum=1, optional=True)
+        checks.attempt(resolve_device, self.device)
+        if not checks.wrong:
+            checks.attempt(check_runtime, self.runtime, self.precision, resolve_device(self.device))
+        checks.attempt(resolve_store, self.store)
+        checks.attempt(choose_wnids, self.classes)
+        checks.done()
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        return tags
+
+
+def _is_last(backbone: Backbone) -> bool:
+    """Whether a network's output is that of its head on the penultimate features."""
+    size = backbone.preprocessing.size
+    picture = torch.rand((1, 3, size, size), generator=torch.Generator().manual_seed(0))
+    picture = picture.to(next(backbone.module.parameters(), picture))
+    with torch.inference_mode():
+        features, logits = backbone.feature_network(["penultimate", "logits"])(picture)
+        assert backbone.head is not None
+        same = features.ndim == 2 and torch.allclose(
+            backbone.head(features), logits, rtol=1e-4, atol=1e-4
+        )
+    return bool(same)

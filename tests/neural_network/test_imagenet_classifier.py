@@ -1,0 +1,170 @@
+"""The original head as a classifier: labels, subsets, numbers."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.datasets import load_sample_images
+from sklearn.model_selection import cross_val_score
+from torch import nn
+
+from sktl import CNNFeatures, ImageNetClassifier, load_backbone, make_top_k_scorer
+from sktl.datasets._imagenet_classes import choose_wnids, imagenet_classes, match_classes
+from sktl.exceptions import ImageDecodeError, ParameterError
+from sktl.metrics import make_out_of_subset_scorer, out_of_subset_rate
+
+PHOTOGRAPHS = load_sample_images().images  # a temple in China, a dahlia
+
+
+def test_it_knows_a_palace_and_a_flower():
+    model = ImageNetClassifier().fit(PHOTOGRAPHS)
+    assert model.predict(PHOTOGRAPHS).tolist() == ["palace", "daisy"]
+    assert len(model.classes_) == 1000
+    assert model.in_subset_.all()
+    assert (np.sort(model.classes_) == model.classes_).all()
+
+
+@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "timm/efficientnet_b0"])
+def test_numbers_are_those_of_the_network(name):
+    """Also where the head is no linear layer: SqueezeNet's is a convolution."""
+    backbone = load_backbone(name, None)
+    model = ImageNetClassifier(backbone, precision="exact", store=None).fit(PHOTOGRAPHS)
+    features = CNNFeatures(backbone, layer="logits", precision="exact", store=None)
+    order = [list(imagenet_classes()).index(wnid) for wnid in model.wnids_]
+    transform = backbone.preprocessing
+    pixels = torch.stack(
+        [torch.from_numpy(_plain_transform(image, transform)) for image in PHOTOGRAPHS]
+    )
+    with torch.no_grad():
+        expected = backbone.module(pixels).numpy()
+    got = model.decision_function(PHOTOGRAPHS)
+    np.testing.assert_allclose(got, expected[:, order], rtol=1e-3, atol=1e-3 * expected.std())
+    np.testing.assert_allclose(features.transform(PHOTOGRAPHS)[:, order], got, rtol=1e-4, atol=1e-4)
+
+
+def _plain_transform(image, preprocessing):
+    from PIL import Image
+
+    picture = Image.fromarray(image)
+    scale = preprocessing.resize / min(picture.size)
+    sizes = [int(side * scale) for side in picture.size]
+    filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+    picture = picture.resize(sizes, filters[preprocessing.interpolation])
+    left, top = (round((side - preprocessing.size) / 2) for side in picture.size)
+    box = (left, top, left + preprocessing.size, top + preprocessing.size)
+    x = np.asarray(picture.crop(box), np.float32) / 255
+    x = (x - np.array(preprocessing.mean)) / np.array(preprocessing.std)
+    return x.transpose(2, 0, 1).astype(np.float32)
+
+
+def test_labels_by_id_name_and_map():
+    names = ["palace", "Bell_Cote"]
+    model = ImageNetClassifier().fit(PHOTOGRAPHS, names)
+    assert model.predict(PHOTOGRAPHS[:1]).tolist() == ["palace"]
+    assert set(names) == set(model.classes_[model.in_subset_])
+    assert "golden retriever" in model.classes_
+    by_id = ImageNetClassifier().fit(PHOTOGRAPHS, ["n03877845-palace", "n11939491"])
+    assert by_id.predict(PHOTOGRAPHS).tolist() == ["n03877845-palace", "n11939491"]
+    assert "n02099601" in by_id.classes_
+    mapped = ImageNetClassifier(restrict=True, label_map={3: "palace", 7: 985})
+    assert mapped.fit(PHOTOGRAPHS, [3, 7]).score(PHOTOGRAPHS, [3, 7]) == 1
+    assert mapped.classes_.tolist() == [3, 7]
+    np.testing.assert_allclose(mapped.predict_proba(PHOTOGRAPHS).sum(axis=1), 1, rtol=1e-5)
+    with pytest.raises(ParameterError, match="restrict=True"):
+        clone(mapped).set_params(restrict=False).fit(PHOTOGRAPHS, [3, 7])
+    with pytest.raises(ParameterError, match="say what such labels mean in label_map"):
+        ImageNetClassifier().fit(PHOTOGRAPHS, [3, 7])
+
+
+def test_labels_that_match_nothing_are_all_listed():
+    with pytest.raises(ParameterError) as error:
+        ImageNetClassifier().fit(
+            [*PHOTOGRAPHS, *PHOTOGRAPHS], ["palace", "daysy", "zzz", "CRAWFISH"]
+        )
+    message = str(error.value)
+    assert "3 labels cannot be matched" in message
+    assert "'daysy' is none. Did you mean 'daisy'" in message
+    assert "'zzz'" in message
+    assert "'CRAWFISH' is the name of several classes: n01984695" in message
+    with pytest.raises(ParameterError, match=r"several labels of one class.*Palace"):
+        ImageNetClassifier().fit(PHOTOGRAPHS, ["palace", "Palace"])
+    with pytest.raises(ParameterError, match=r"outside of the subset.*palace"):
+        ImageNetClassifier(classes="dogs").fit(PHOTOGRAPHS, ["palace", "pug"])
+
+
+def test_names_that_differ_in_case_alone():
+    assert match_classes(["Cardigan", "cardigan"]) == {
+        "Cardigan": "n02113186",
+        "cardigan": "n02963159",
+    }
+    with pytest.raises(ParameterError, match="several"):
+        match_classes(["CARDIGAN"])
+    assert match_classes(["CARDIGAN"], among=choose_wnids("dogs")) == {"CARDIGAN": "n02113186"}
+    assert match_classes(["black-and-tan_coonhound"]) == {"black-and-tan_coonhound": "n02089078"}
+    assert match_classes(["alsatian"]) == {"alsatian": "n02106662"}
+
+
+def test_every_name_and_id_is_found():
+    table = imagenet_classes()
+    assert match_classes(table) == {wnid: wnid for wnid in table}
+    assert match_classes(table.values()) == {name: wnid for wnid, name in table.items()}
+
+
+def test_names_are_those_of_torchvision():
+    from torchvision.models import ResNet18_Weights
+
+    assert list(imagenet_classes().values()) == ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
+
+
+def test_a_subset_is_renormalised():
+    free = ImageNetClassifier(classes="dogs").fit(PHOTOGRAPHS)
+    bound = ImageNetClassifier(classes="dogs", restrict=True).fit(PHOTOGRAPHS)
+    assert (len(free.classes_), free.in_subset_.sum(), len(bound.classes_)) == (1000, 118, 118)
+    part = free.predict_proba(PHOTOGRAPHS)[:, free.in_subset_].astype(float)
+    expected = part / part.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(bound.predict_proba(PHOTOGRAPHS), expected, rtol=1e-4, atol=1e-7)
+    dogs = ["pug", "beagle"]
+    free.fit(PHOTOGRAPHS, dogs)
+    assert make_out_of_subset_scorer()(free, PHOTOGRAPHS, dogs) == -1  # palace and daisy
+    assert make_out_of_subset_scorer()(bound, PHOTOGRAPHS, dogs) == 0
+    assert make_out_of_subset_scorer(["palace", "pug"])(free, PHOTOGRAPHS, dogs) == -0.5
+    with pytest.raises(ParameterError, match="at least one"):
+        out_of_subset_rate([], ["pug"])
+
+
+def test_it_needs_no_fit_and_survives_a_pickle():
+    model = ImageNetClassifier()
+    assert model.predict(PHOTOGRAPHS).tolist() == ["palace", "daisy"]
+    fitted = ImageNetClassifier(restrict=True).fit(PHOTOGRAPHS, ["palace", "daisy"])
+    content = pickle.dumps(fitted)
+    assert len(content) < 100_000, "the weights are in the pickle"
+    np.testing.assert_array_equal(
+        pickle.loads(content).predict_proba(PHOTOGRAPHS), fitted.predict_proba(PHOTOGRAPHS)
+    )
+    scores = cross_val_score(
+        ImageNetClassifier(classes="dogs"), 4 * PHOTOGRAPHS, 4 * ["pug", "beagle"], cv=2
+    )
+    assert scores.tolist() == [0, 0]
+
+
+def test_bad_input():
+    with pytest.raises(ImageDecodeError):
+        ImageNetClassifier().fit([b"no picture"])
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+    with pytest.raises(ParameterError, match="10 outputs, not the 1000 classes"):
+        ImageNetClassifier(net, store=None).fit(PHOTOGRAPHS).predict(PHOTOGRAPHS)
+    with pytest.raises(ParameterError, match=r"(?s)crops.*classes must be"):
+        ImageNetClassifier(crops="five", classes="cats").fit(PHOTOGRAPHS)
+
+
+def test_real_pictures(shared_data):
+    folder = shared_data / "imagenet-samples"
+    paths = sorted(str(path) for path in folder.glob("*.JPEG"))
+    if not paths:
+        pytest.skip("the ImageNet samples are not at hand")
+    ids = np.array([path.rpartition("/")[2][:9] for path in paths])
+    model = ImageNetClassifier().fit(paths, ids)
+    assert model.score(paths, ids) == pytest.approx(0.883, abs=0.005)
+    assert make_top_k_scorer(5)(model, paths, ids) == pytest.approx(0.972, abs=0.005)
