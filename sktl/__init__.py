@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sktl.engine import FeatureStore as FeatureStore
     from sktl.feature_extraction import CNNFeatures as CNNFeatures
     from sktl.images import as_images as as_images
+    from sktl.inspection import error_table as error_table
     from sktl.metrics import make_top_k_scorer as make_top_k_scorer
     from sktl.neural_network import CNNClassifier as CNNClassifier
     from sktl.neural_network import ImageNetClassifier as ImageNetClassifier
@@ -33,6 +34,7 @@ _HOME = {
     "LinearProbe": "self_supervised",
     "Phase": "training",
     "as_images": "images",
+    "error_table": "inspection",
     "list_backbones": "backbones",
     "load_backbone": "backbones",
     "load_image_folder": "datasets",
@@ -45,10 +47,13 @@ _PACKAGES = (
     "datasets",
     "engine",
     "exceptions",
+    "export",
     "feature_extraction",
     "images",
+    "inspection",
     "linear_model",
     "metrics",
+    "model_selection",
     "neural_network",
     "nn",
     "self_supervised",

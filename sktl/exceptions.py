@@ -11,11 +11,12 @@ Every error is an :class:`SktlError` and also the builtin that callers already c
         ├── LayerNotFoundError        (ValueError)   no layer of that name in the network
         ├── WeightsError              (OSError)      weights missing, damaged or of another network
         ├── DatasetError              (OSError)      a data set cannot be had, or is damaged
+        ├── SavedModelError           (ValueError)   a model cannot be saved or loaded
         ├── DivergenceError           (ArithmeticError)  the loss is no longer a number
         └── MissingDependencyError    (ImportError)  an optional package is not installed
     Warning
     └── UserWarning
-        ├── BadImageWarning                          pictures became NaN: on_error="nan"
+        ├── BadImageWarning                          pictures became NaN, or were left out
         ├── BatchSizeWarning                         too many pictures at once for the memory
         ├── CollapseWarning                          features learnt without labels are all alike
         ├── StoreWarning                             the feature store cannot be used
@@ -44,6 +45,7 @@ __all__ = [
     "LayerNotFoundError",
     "MissingDependencyError",
     "ParameterError",
+    "SavedModelError",
     "SktlError",
     "StoreWarning",
     "WeightsError",
@@ -81,6 +83,10 @@ class DatasetError(SktlError, OSError):
     """A data set is missing, cannot be downloaded, or is damaged."""
 
 
+class SavedModelError(SktlError, ValueError):
+    """A model cannot be saved, or what was saved cannot be loaded or trusted."""
+
+
 class DivergenceError(SktlError, ArithmeticError):
     """The loss became NaN or infinite in training."""
 
@@ -90,7 +96,7 @@ class MissingDependencyError(SktlError, ImportError):
 
 
 class BadImageWarning(UserWarning):
-    """Some pictures could not be read and are rows of NaN, as `on_error="nan"` asks."""
+    """Some pictures could not be read: rows of NaN, or left out of a comparison."""
 
 
 class BatchSizeWarning(UserWarning):

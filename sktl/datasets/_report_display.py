@@ -149,6 +149,7 @@ def _draw_counts(ax: Any, counts: pd.Series[int]) -> None:
         ax.set_yticks(positions, names, fontsize=8 if len(counts) <= 15 else 6)
         ax.invert_yaxis()
         ax.set_xlabel("Pictures")
+        ax.xaxis.get_major_locator().set_params(integer=True)
     else:
         ax.bar(positions, counts.to_numpy(), width=1.0, color="C0")
         most = f"most: {names[0]} {counts.iloc[0]}"

@@ -26,6 +26,7 @@ from sktl.exceptions import (
 from sktl.images import ImageCollection, ImageEstimatorMixin
 from sktl.nn.pooling import POOLINGS, Pooling, pooled_shape
 from sktl.utils._parameters import ParameterChecks
+from sktl.utils._portable import PortableMixin
 from sktl.utils._torch import resolve_device
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ __all__ = ["CNNFeatures"]
 Layer = str | int
 
 
-class CNNFeatures(ImageEstimatorMixin, TransformerMixin, BaseEstimator):
+class CNNFeatures(PortableMixin, ImageEstimatorMixin, TransformerMixin, BaseEstimator):
     """Features of pictures from a layer of a pretrained network.
 
     A transformer without anything to learn: it works unfitted, and `fit` only checks what can be

@@ -28,6 +28,7 @@ from sktl.training._data import Pixels, channel_statistics
 from sktl.training._phase import Phase
 from sktl.training._stopping import Patience, PrecheltUP, as_stopping
 from sktl.training._trainer import Labelled, Settings, Trainer
+from sktl.utils._portable import PortableMixin, stow, take
 from sktl.utils._torch import resolve_device
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ _TRANSFER = (
 _SCRATCH = (("train", Phase("all", 40, optimizer="adam", lr=2e-3, schedule="one_cycle")),)
 
 
-class CNNClassifier(ImageEstimatorMixin, ClassifierMixin, BaseEstimator):
+class CNNClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, BaseEstimator):
     """A convolutional network, fine-tuned or trained from scratch, as a classifier of pictures.
 
     The network's last layer is replaced by a head for the classes of `y`. Training goes in
@@ -653,7 +654,16 @@ class CNNClassifier(ImageEstimatorMixin, ClassifierMixin, BaseEstimator):
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
-        return {name: value for name, value in state.items() if name not in _NOT_PICKLED}
+        state = {name: value for name, value in state.items() if name not in _NOT_PICKLED}
+        if "_states" in state:
+            state["_states"] = {which: stow(part) for which, part in state["_states"].items()}
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if "_states" in state:
+            states = {which: take(part) for which, part in state["_states"].items()}
+            state = {**state, "_states": states}
+        super().__setstate__(state)
 
     def __sklearn_is_fitted__(self) -> bool:
         return bool(getattr(self, "_states", None))

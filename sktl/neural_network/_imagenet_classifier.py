@@ -21,6 +21,7 @@ from sktl.engine._runtime import RUNTIMES, check_runtime
 from sktl.exceptions import ImageDecodeError, ParameterError
 from sktl.images import ImageCollection, ImageEstimatorMixin
 from sktl.utils._parameters import ParameterChecks
+from sktl.utils._portable import PortableMixin
 from sktl.utils._torch import resolve_device
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ __all__ = ["ImageNetClassifier"]
 _N_CLASSES = 1000
 
 
-class ImageNetClassifier(ImageEstimatorMixin, ClassifierMixin, BaseEstimator):
+class ImageNetClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, BaseEstimator):
     """The original head of a network, which tells the 1,000 classes of ImageNet apart.
 
     Nothing is learnt: `fit` matches the labels of `y` to classes of ImageNet, by WordNet id or by

@@ -33,6 +33,7 @@ from sktl.training._checkpoint import Checkpoint
 from sktl.training._data import Pixels, channel_statistics
 from sktl.training._network import TransferNet
 from sktl.utils._parameters import ParameterChecks
+from sktl.utils._portable import PortableMixin, stow, take
 from sktl.utils._torch import resolve_device
 
 if TYPE_CHECKING:
@@ -49,7 +50,11 @@ _JUDGED = 10
 
 
 class CPCFeatures(
-    ClassNamePrefixFeaturesOutMixin, ImageEstimatorMixin, TransformerMixin, BaseEstimator
+    PortableMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    ImageEstimatorMixin,
+    TransformerMixin,
+    BaseEstimator,
 ):
     """Features that a network learns from pictures without labels, by predicting their parts.
 
@@ -324,11 +329,8 @@ class CPCFeatures(
         self._seed = int(check_random_state(self.random_state).randint(2**31))
         n_steps = min(self.prediction_steps, rows - first_step)
         self._grid_shape = (rows, rows)
-        with seeded(self._seed):
-            grid = PatchGrid(self._encoder(patch), patch, stride)
-            self.network_ = CPCNetwork(
-                grid, self.n_features, self.context, self.directions, first_step, n_steps
-            ).to(resolve_device(self.device), memory_format=torch.channels_last)
+        self._plan = (patch, stride, first_step, n_steps)
+        self.network_ = self._untrained_network().to(resolve_device(self.device))
         self._preprocessing = Preprocessing(size=size, resize=size, keep_aspect=False)
         pixels = self._pixels(images)
         pixels.fill(progress=bool(self.verbose))
@@ -340,6 +342,15 @@ class CPCFeatures(
         self.__dict__.pop("history_", None)
         self.__dict__.pop("_online", None)
         return images
+
+    def _untrained_network(self) -> CPCNetwork:
+        patch, stride, first_step, n_steps = self._plan
+        with seeded(self._seed):
+            grid = PatchGrid(self._encoder(patch), patch, stride)
+            network = CPCNetwork(
+                grid, self.n_features, self.context, self.directions, first_step, n_steps
+            )
+        return network.to(memory_format=torch.channels_last)
 
     def _encoder(self, patch: int) -> nn.Module:
         if isinstance(self.encoder, str) and self.encoder == "small":
@@ -441,7 +452,19 @@ class CPCFeatures(
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
-        return {k: v for k, v in state.items() if k not in ("_online", "_decoded")}
+        state = {k: v for k, v in state.items() if k not in ("_online", "_decoded")}
+        if "network_" in state:
+            tensors = state.pop("network_").state_dict()
+            state["_tensors"] = stow({name: t.cpu() for name, t in tensors.items()})
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        tensors = state.pop("_tensors", None)
+        super().__setstate__(state)
+        if tensors is not None:
+            self.network_ = self._untrained_network().eval()
+            self.network_.load_state_dict(take(tensors))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

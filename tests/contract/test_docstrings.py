@@ -13,6 +13,7 @@ from numpydoc.docscrape import ClassDoc, FunctionDoc
 from numpydoc.validate import ERROR_MSGS, validate
 from PIL import Image
 from sklearn.base import BaseEstimator, clone
+from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 import sktl
@@ -39,6 +40,12 @@ WITHOUT_EXAMPLE = {
     "sktl.utils.estimator_checks.image_checks": "shown by parametrize_with_image_checks",
     "sktl.utils.estimator_checks.check_image_estimator": "shown by parametrize_with_image_checks",
 }
+# What those need that wrap another estimator.
+SEARCHES = {
+    "sktl.model_selection.OptunaSearch": {
+        "estimator": LogisticRegression(), "space": {"C": [1.0]}, "n_trials": 1, "cv": 2,
+    },
+}  # fmt: skip
 ROOMS = [*sktl._PACKAGES, "utils.estimator_checks"]
 
 
@@ -167,7 +174,7 @@ def test_fitted_attributes_are_documented(tmp_path):
         # What is built when it is asked for is a property.
         fitted = {a for a in dir(cls) if a.endswith("_") and not a.startswith("_")}
         if issubclass(cls, ImageEstimatorMixin):
-            names = ["a", "b", "b"]
+            names = ["palace", "daisy", "daisy"]
             estimators = [
                 cls(network, image_size=32, image_shape=(8, 8)).fit(rows, names),
                 cls(network, image_size=32).fit(frame, names),
@@ -177,8 +184,9 @@ def test_fitted_attributes_are_documented(tmp_path):
             by_rows = clone(cpc).set_params(image_shape=(8, 8))
             estimators = [cls(by_rows).fit(rows, [0, 1, 1]), cls(cpc).fit(frame, [0, 1, 1])]
         else:
-            table = pd.DataFrame(rows / 255).add_prefix("f")
-            estimators = [cls().fit(table.to_numpy(), [0, 1, 2]), cls().fit(table, [0, 1, 2])]
+            table = pd.DataFrame(np.tile(rows / 255, (2, 1))).add_prefix("f")
+            make = functools.partial(cls, **SEARCHES.get(name, {}))
+            estimators = [make().fit(X, 2 * [0, 1, 2]) for X in (table.to_numpy(), table)]
         for estimator in estimators:
             fitted |= {a for a in vars(estimator) if a.endswith("_") and not a.startswith("_")}
         documented = {entry.name for entry in ClassDoc(cls)["Attributes"]}

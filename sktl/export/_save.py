@@ -1,0 +1,219 @@
+"""Estimators in a folder, without pickle."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sktl.exceptions import SavedModelError
+from sktl.utils._optional import import_optional
+from sktl.utils._portable import Luggage, packing
+
+__all__ = ["load", "save"]
+
+_FORMAT = 1
+_ESTIMATOR, _TENSORS, _ABOUT = "estimator.skops", "tensors.safetensors", "sktl.json"
+_REMEDY = "A network of your own is saved by its name: see sktl.register_backbone"
+# Types of sktl that a saved estimator may consist of, beside those that skops trusts.
+_KNOWN = (
+    "sklearn.utils._bunch.Bunch",
+    "sktl.backbones._backbone.BackboneSpec",
+    "sktl.backbones._preprocessing.Preprocessing",
+    "sktl.feature_extraction._cnn_features.CNNFeatures",
+    "sktl.linear_model._logistic_probe.LogisticProbe",
+    "sktl.metrics._top_k.top_k_accuracy",
+    "sktl.neural_network._cnn_classifier.CNNClassifier",
+    "sktl.neural_network._imagenet_classifier.ImageNetClassifier",
+    "sktl.self_supervised._cpc_features.CPCFeatures",
+    "sktl.self_supervised._linear_probe.LinearProbe",
+    "sktl.training._augmentation.Augmentation",
+    "sktl.training._phase.Phase",
+    "sktl.training._phase.Schedule",
+    "sktl.training._stopping.Patience",
+    "sktl.training._stopping.PrecheltUP",
+    "sktl.utils._portable.Table",
+    "sktl.utils._sklearn.CachingScorer",
+)
+
+
+def save(estimator: Any, folder: str | os.PathLike[str], *, standalone: bool = False) -> list[Path]:
+    """Write an estimator into a folder, without pickle.
+
+    The estimator is written by skops, and what was trained by safetensors. Pretrained weights are
+    named, not written, unless `standalone` is True.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Of sktl or scikit-learn, or any nesting of them: a pipeline, a stack, a search.
+    folder : str or Path
+        A new or empty folder.
+    standalone : bool, default=False
+        Whether to take pretrained weights along, for machines that reach no hub.
+
+    Returns
+    -------
+    files : list of Path
+        What was written.
+
+    Raises
+    ------
+    SavedModelError
+        If the estimator has parts of types that :func:`load` would not trust, such as a network of
+        your own, or if the folder is not empty. Nothing is written then.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from sklearn.datasets import load_sample_images
+    >>> from sktl import CNNFeatures
+    >>> from sktl.export import load, save
+    >>> X = load_sample_images().images
+    >>> features = CNNFeatures("resnet18", weights=None).fit(X)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     files = save(features, folder)
+    ...     again = load(folder)
+    >>> bool((again.transform(X) == features.transform(X)).all())
+    True
+    """
+    skops = import_optional("skops.io", extra="export", caller="save")
+    target = Path(folder)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise SavedModelError(f"{target} is there already and not empty; choose another folder")
+    with packing(Luggage(with_weights=standalone)) as luggage:
+        try:
+            content = skops.dumps(estimator)
+        except Exception as error:
+            raise SavedModelError(
+                f"{type(estimator).__name__} has a part that cannot be written without pickle: "
+                f"{error}. {_REMEDY}"
+            ) from error
+    unknown = _unknown(skops.get_untrusted_types(data=content), ())
+    if unknown:
+        raise SavedModelError(
+            f"{type(estimator).__name__} has parts of types that load would not trust: {unknown}. "
+            f"{_REMEDY}"
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # A killed save leaves no half model under the name that was asked for.
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
+        whole = Path(temporary, "model")
+        whole.mkdir()
+        _write(whole, content, luggage, estimator)
+        if target.exists():
+            target.rmdir()
+        shutil.move(whole, target)
+    return sorted(target.iterdir())
+
+
+def load(
+    folder: str | os.PathLike[str], *, trusted: Sequence[str] = (), device: Any = "auto"
+) -> Any:
+    """Read an estimator that :func:`save` has written.
+
+    No code in the files is run, and only types are built that sktl, scikit-learn and their
+    dependencies are made of.
+
+    Parameters
+    ----------
+    folder : str or Path
+        The folder.
+    trusted : sequence of str, default=()
+        Dotted names of further types that may be built. Only name what you know.
+    device : str or torch.device, default="auto"
+        What becomes the parameter `device` of all estimators that have one, whatever machine they
+        were trained on.
+
+    Returns
+    -------
+    estimator : estimator
+        Fitted as it was.
+
+    Raises
+    ------
+    SavedModelError
+        If the folder is no saved model, of a later format, damaged, or has types that are not
+        trusted.
+
+    Examples
+    --------
+    >>> from sktl.export import load
+    >>> load("no-such-folder")
+    Traceback (most recent call last):
+    ...
+    sktl.exceptions.SavedModelError: no-such-folder is no saved model: it has no sktl.json
+    """
+    skops = import_optional("skops.io", extra="export", caller="load")
+    safetensors = import_optional("safetensors.torch", extra="export", caller="load")
+    source = Path(folder).absolute()
+    about = _about(source, folder)
+    try:
+        types = skops.get_untrusted_types(file=source / _ESTIMATOR)
+        unknown = _unknown(types, trusted)
+        if unknown:
+            raise SavedModelError(
+                f"{folder} has types that are not trusted: {unknown}. If you know where it comes "
+                "from, name them in trusted="
+            )
+        luggage = Luggage(safetensors.load_file(source / _TENSORS), folder=source)
+        with packing(luggage):
+            estimator = skops.load(source / _ESTIMATOR, trusted=types)
+    except SavedModelError:
+        raise
+    except Exception as error:
+        raise SavedModelError(
+            f"{folder} cannot be read, it was saved by {about.get('versions')}: {error}"
+        ) from error
+    if hasattr(estimator, "get_params"):
+        devices = [n for n in estimator.get_params() if n.rpartition("__")[2] == "device"]
+        estimator.set_params(**dict.fromkeys(devices, device))
+    return estimator
+
+
+def _write(folder: Path, content: bytes, luggage: Luggage, estimator: Any) -> None:
+    safetensors = import_optional("safetensors.torch", extra="export", caller="save")
+    (folder / _ESTIMATOR).write_bytes(content)
+    # Tensors may share memory, which the format does not know.
+    tensors = {name: t.detach().cpu().clone().contiguous() for name, t in luggage.tensors.items()}
+    safetensors.save_file(tensors, folder / _TENSORS)
+    for file, (backbone, weights) in luggage.networks.items():
+        from sktl.backbones import load_backbone
+
+        state = load_backbone(backbone, weights).module.state_dict()
+        state = {name: t.detach().cpu().clone().contiguous() for name, t in state.items()}
+        safetensors.save_file(state, folder / file)
+    versions = {
+        name: importlib.metadata.version(name) for name in ("sktl", "scikit-learn", "torch")
+    }
+    about = {"format": _FORMAT, "estimator": type(estimator).__name__, "versions": versions}
+    (folder / _ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
+
+
+def _about(source: Path, folder: Any) -> dict[str, Any]:
+    file = source / _ABOUT
+    if not file.is_file():
+        raise SavedModelError(f"{folder} is no saved model: it has no {_ABOUT}")
+    try:
+        about: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        number = int(about["format"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise SavedModelError(f"{file} is damaged: {error}") from error
+    if number > _FORMAT:
+        raise SavedModelError(
+            f"{folder} was saved by a later sktl, {about.get('versions')}; upgrade sktl"
+        )
+    return about
+
+
+def _unknown(types: Sequence[str], trusted: Sequence[str]) -> list[str]:
+    return sorted(
+        name
+        for name in set(types) - set(_KNOWN) - set(trusted)
+        if not name.startswith("sklearn.model_selection._split.")
+    )

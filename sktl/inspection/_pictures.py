@@ -1,0 +1,73 @@
+"""The pictures in X, as the estimator reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from PIL import Image
+
+from sktl.exceptions import BadImage, ImageDecodeError, ParameterError
+from sktl.images import ImageCollection, as_images
+from sktl.images._decode import BadImageError
+from sktl.utils._sklearn import rows_of_numbers
+
+__all__ = ["check_count", "labels_of", "pictures_of", "read_pictures", "rows_of", "thumbnail"]
+
+
+def pictures_of(X: Any, estimator: Any = None) -> ImageCollection:
+    """X as a collection, read with the `image_shape` and so on of the estimator or its steps."""
+    if isinstance(X, ImageCollection):
+        return X
+    parameters = estimator.get_params() if hasattr(estimator, "get_params") else {}
+    names = ["value_range", "background", *(["image_shape"] if rows_of_numbers(X) else [])]
+    options = {}
+    for name in names:
+        for key, value in parameters.items():
+            if key.rpartition("__")[2] == name and value is not None:
+                options[name] = value
+    return as_images(X, **options)
+
+
+def labels_of(y: Any, n: int) -> npt.NDArray[Any]:
+    """Labels as an array, one for each of n pictures; raise ParameterError."""
+    labels = np.asarray(y)
+    if labels.shape != (n,):
+        raise ParameterError(f"y must have one label a picture, {n}; got shape {labels.shape}")
+    return labels
+
+
+def check_count(name: str, value: Any, minimum: int = 1) -> int:
+    """An integer of at least `minimum`; raise ParameterError."""
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not whole or value < minimum:
+        raise ParameterError(f"{name} must be an integer of at least {minimum}; got {value!r}")
+    return int(value)
+
+
+def rows_of(table: pd.DataFrame) -> Iterator[Any]:
+    """The rows of a table, with its columns as attributes and the index as `Index`."""
+    return iter(table.itertuples())
+
+
+def read_pictures(images: ImageCollection, positions: Any = None) -> list[Image.Image]:
+    """Decoded pictures; one error names all that cannot be read."""
+    pictures, bad = [], []
+    for i in range(len(images)) if positions is None else positions:
+        try:
+            pictures.append(images.read_rgb(int(i)))
+        except BadImageError as error:
+            bad.append(BadImage(int(i), images.describe(int(i)), str(error)))
+    if bad:
+        raise ImageDecodeError(bad, len(images))
+    return pictures
+
+
+def thumbnail(images: ImageCollection, i: int, side: int = 320) -> npt.NDArray[np.uint8]:
+    """Picture `i` as (height, width, 3), shrunk to a longer side of at most `side` pixels."""
+    (picture,) = read_pictures(images, [i])
+    picture.thumbnail((side, side))
+    return np.asarray(picture)

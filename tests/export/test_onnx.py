@@ -1,0 +1,97 @@
+"""ONNX files: equal probabilities, by ONNX Runtime alone."""
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_sample_images
+from sklearn.ensemble import RandomForestClassifier, StackingClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
+
+from sktl import CNNClassifier, CNNFeatures, Phase
+from sktl.exceptions import SavedModelError
+from sktl.export import export_onnx
+from sktl.linear_model import LogisticProbe
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+IMAGES = load_sample_images().images
+X = np.stack([image[i : i + 40, i : i + 40] for i in range(0, 120, 10) for image in IMAGES])
+TWO = np.array(["temple", "flower"] * 12)
+THREE = np.array(["temple", "flower", "sky"] * 8)
+
+
+def features(size=32, **parameters):
+    return CNNFeatures("resnet18", weights=None, image_size=size, store=None, **parameters)
+
+
+@pytest.mark.parametrize("y", [TWO, THREE], ids=["two classes", "three classes"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        make_pipeline(features(), StandardScaler(), LogisticProbe()),
+        make_pipeline(
+            features(layer=[-2, "bottleneck"], pooling="max"), LogisticRegression(max_iter=2000)
+        ),
+        StackingClassifier(
+            [
+                ("one", make_pipeline(features(), LogisticRegression(max_iter=2000))),
+                ("two", make_pipeline(features(48), LogisticRegression(max_iter=2000))),
+            ],
+            make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)),
+            cv=2,
+        ),
+        CNNClassifier(
+            "resnet18",
+            weights=None,
+            image_size=32,
+            phases=[("all", Phase("all", 2, lr=0.001))],
+            validation=None,
+            random_state=0,
+            store=None,
+        ),
+    ],
+    ids=["pipeline", "layers", "stack", "fine-tuned"],
+)
+def test_equal_probabilities(model, y, tmp_path):
+    fitted = model.fit(X, y)
+    file = export_onnx(fitted, tmp_path / "model.onnx", X[:4])
+    notes = {p.key: json.loads(p.value) for p in onnx.load(file).metadata_props}
+    assert notes["classes"] == fitted.classes_.tolist()
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    feed = {}
+    for name, way in notes["inputs"].items():
+        feed[name] = _resized(way)
+    (probabilities,) = session.run(None, feed)
+    np.testing.assert_allclose(probabilities, fitted.predict_proba(X), rtol=1e-3, atol=1e-4)
+
+
+def _resized(way):
+    from PIL import Image
+
+    pictures = []
+    for image in X:  # square, so that cropping is of the centre
+        picture = Image.fromarray(image)
+        side, cut = way["resize"], round((way["resize"] - way["size"]) / 2)
+        resized = picture.resize((side, side), Image.Resampling[way["interpolation"].upper()])
+        pictures.append(resized.crop((cut, cut, cut + way["size"], cut + way["size"])))
+    return np.stack([np.asarray(picture) for picture in pictures])
+
+
+@pytest.mark.parametrize(
+    ("model", "culprit"),
+    [
+        (make_pipeline(features(), RandomForestClassifier(n_estimators=2)), "RandomForest"),
+        (make_pipeline(features(), SVC(kernel="linear", C=0.1)), "SVC"),
+        (make_pipeline(features(crops="ten"), LogisticRegression(max_iter=2000)), "crops"),
+    ],
+)
+def test_what_has_no_counterpart_is_refused(model, culprit, tmp_path):
+    fitted = model.fit(X, TWO)
+    with pytest.raises(SavedModelError, match=culprit):
+        export_onnx(fitted, tmp_path / "model.onnx", X)
+    assert not (tmp_path / "model.onnx").exists()

