@@ -18,14 +18,14 @@ ship with scikit-learn, or on a folder of your own with a sub-folder for each cl
 import sys
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_digits, load_sample_images
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import Pipeline
 
-from sktl import CNNFeatures, as_images, load_backbone, load_image_folder
+from sktl import CNNFeatures, ImageNetClassifier, as_images, load_image_folder
+from sktl.inspection import ErrorGalleryDisplay
 from sktl.metrics import top_k_accuracy
 
 folder = next(iter(sys.argv[1:]), None)
@@ -62,35 +62,23 @@ for k in (1, 3):
 # %%
 # What went wrong
 # ---------------
-# The errors of which the model was most sure.
+# The errors with the largest loss.
 
-predicted = classes[probability.argmax(axis=1)]
-sure = probability.max(axis=1)
-errors = np.flatnonzero(predicted != y)
-worst = errors[np.argsort(-sure[errors])][:20]
-n_rows = max(1, -(-len(worst) // 5))
-figure, axes = plt.subplots(n_rows, 5, figsize=(10, 1 + 2 * n_rows), layout="constrained")
-for ax in axes.flat:
-    ax.axis("off")
-for ax, i in zip(axes.flat, worst, strict=False):
-    ax.imshow(images.decode(i), interpolation="nearest")
-    ax.set_title(f"{y[i]}, taken for\n{predicted[i]} ({100 * sure[i]:.0f} %)", fontsize=9)
-figure.suptitle(f"{len(errors)} of {len(y)} {what} are misclassified; the surest of them")
+gallery = ErrorGalleryDisplay.from_predictions(images, y, probability, classes=classes)
 target = Path("out/errors.png")
 target.parent.mkdir(exist_ok=True)
-figure.savefig(target, dpi=100)
-print(f"the surest errors: {target}")
+gallery.figure_.savefig(target, dpi=100)
+print(f"the worst errors: {target}")
 
 # %%
 # The network's own opinion
 # -------------------------
-# The same features through the head that came with the weights, for two photographs: what the
-# network was trained to say, and a check that preprocessing and weights belong together.
+# The head that came with the weights, on two photographs: what the network was trained to say, and
+# a check that preprocessing and weights belong together.
 
-backbone = load_backbone("efficientnet_lite0")
-weight, bias = (tensor.detach().numpy() for tensor in backbone.head.parameters())
 photographs = load_sample_images()
-logits = CNNFeatures().fit_transform(photographs.images) @ weight.T + bias
-for name, scores in zip(photographs.filenames, logits, strict=True):
+head = ImageNetClassifier().fit(photographs.images)
+named = zip(photographs.filenames, head.predict_proba(photographs.images), strict=True)
+for name, scores in named:
     best = np.argsort(-scores)[:3]
-    print(f"{Path(name).name}: {', '.join(backbone.class_names[i] for i in best)}")
+    print(f"{Path(name).name}: {', '.join(head.classes_[best])}")

@@ -16,6 +16,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from sktl import CNNClassifier, Phase
+from sktl.inspection import AugmentationDisplay, TrainingCurvesDisplay
 from sktl.neural_network import find_lr, overfit_check
 from sktl.training import Augmentation
 
@@ -39,17 +40,17 @@ found = find_lr(model, X_train, y_train).plot()
 print(f"the loss falls fastest at a learning rate of {found.suggestion:.2g}")
 
 # %%
+# What the network sees
+# ---------------------
+
+AugmentationDisplay.from_estimator(model, X_train)
+
+# %%
 # Training
 # --------
 
 model.fit(X_train, y_train)
 print(f"accuracy on {len(y_test)} digits kept back: {100 * model.score(X_test, y_test):.1f} %")
 
-figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
-for part in ("train", "valid"):
-    left.plot(model.history_["epoch"], model.history_[f"{part}_loss"], label=part)
-    right.plot(model.history_["epoch"], model.history_[f"{part}_top1"], label=part)
-left.set(xlabel="epoch", ylabel="loss", yscale="log")
-right.set(xlabel="epoch", ylabel="accuracy")
-right.legend()
+TrainingCurvesDisplay.from_estimator(model)
 plt.show()
