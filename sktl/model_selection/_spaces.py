@@ -44,8 +44,8 @@ def frozen_space(
 
     References
     ----------
-    The range of `C` is that of S. Kornblith, J. Shlens, Q. V. Le, "Do Better ImageNet Models
-    Transfer Better?", CVPR 2019, arXiv:1805.08974, appendix A, for logistic regression on features.
+    S. Kornblith, J. Shlens, Q. V. Le, "Do Better ImageNet Models Transfer Better?", CVPR 2019,
+    arXiv:1805.08974, search C likewise by its logarithm; the range here is sktl's choice.
 
     Examples
     --------
@@ -78,8 +78,8 @@ def fine_tuning_space(
 
     References
     ----------
-    The range of the learning rate is that of S. Kornblith, J. Shlens, Q. V. Le, "Do Better
-    ImageNet Models Transfer Better?", CVPR 2019, arXiv:1805.08974, appendix A, for fine-tuning.
+    S. Kornblith, J. Shlens, Q. V. Le, "Do Better ImageNet Models Transfer Better?", CVPR 2019,
+    arXiv:1805.08974, search the learning rate likewise; the range here is sktl's choice.
 
     Examples
     --------
