@@ -179,7 +179,9 @@ def test_unlabelled_rows():
         by_name.predict_proba(X)[:, ::-1], by_number.predict_proba(X), rtol=1e-4, atol=1e-6
     )
     expected = cpc().fit(X)  # from all rows
-    np.testing.assert_allclose(by_name.encoder_.transform(X), expected.transform(X), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        by_name.encoder_.transform(X), expected.transform(X), rtol=1e-5, atol=1e-6
+    )
     with pytest.raises(ValueError, match="no labels"):
         LinearProbe(cpc()).fit(X, np.full(40, -1))
 
