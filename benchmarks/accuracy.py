@@ -43,6 +43,15 @@ def scratch(name, size, epochs, **parameters):
     )
 
 
+def regularised(name, size, epochs, **parameters):
+    phase = Phase(
+        "all", epochs, optimizer="adamw", lr=3e-3, weight_decay=0.05, schedule="one_cycle"
+    )
+    return scratch(name, size, epochs, **parameters).set_params(
+        phases=[("train", phase)], label_smoothing=0.1
+    )
+
+
 def frozen(**parameters):
     features = CNNFeatures("efficientnet_lite0", **parameters)
     return make_pipeline(features, StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
@@ -72,14 +81,14 @@ def fine_tuned(epochs, **parameters):
 STUDIES = {
     "flowers": {
         "basic5 from scratch": lambda: scratch("basic5", 128, 30),
-        "basic5, augmented": lambda: scratch("basic5", 128, 60, augment="light"),
+        "basic5, augmented": lambda: regularised("basic5", 128, 60, augment="light"),
         "frozen, logistic regression": frozen,
         "head only": head_only,
         "fine-tuned, augmented": lambda: fine_tuned(10),
     },
     "dogs_vs_cats": {
         "small3 from scratch": lambda: scratch("small3", 128, 20),
-        "small3, augmented": lambda: scratch("small3", 128, 40, augment=MIRRORED),
+        "small3, augmented": lambda: regularised("small3", 128, 40, augment=MIRRORED),
         "frozen, logistic regression": frozen,
         "head only": head_only,
         "fine-tuned, augmented": lambda: fine_tuned(5),

@@ -216,7 +216,7 @@ def report(
 
         import_optional("matplotlib", extra="plot", caller="the picture of a report").use("Agg")
         output.mkdir(parents=True, exist_ok=True)
-    from sktl.datasets._report import image_report
+    from sktl.datasets import image_report
 
     found = image_report(images, labels, n_jobs=jobs, verbose=int(not quiet))
     typer.echo(f"{found!r}\n")

@@ -191,6 +191,7 @@ def make_features(
     **others: Any,
 ) -> Any:
     """CNNFeatures of the options of the panel "Network"."""
+    from sktl.engine import resolve_store
     from sktl.feature_extraction import CNNFeatures
 
     if pooling == "none":
@@ -204,7 +205,7 @@ def make_features(
         "crops": crops,
         "batch_size": batch_size,
         "device": device,
-        "store": None if store == "none" else store,
+        "store": None if store == "none" else resolve_store(store),  # once: it warns once
         "verbose": int(not quiet),
     }
     return CNNFeatures(backbone, **options, **others)
