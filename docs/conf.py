@@ -97,6 +97,8 @@ def find_top_level_name(app, env, node, contnode):
 def escape_fitted_attributes(app, what, name, obj, options, lines):
     """In the type of a return value, `(n_features_,)` would be taken for a reference."""
     lines[:] = [re.sub(r"(of shape \([^)]*\w)_(?=[,)])", r"\1\\_", line) for line in lines]
+    # What is inherited from scikit-learn refers to its glossary.
+    lines[:] = [re.sub(r":term:`([^`<]+)`", r"\1", line) for line in lines]
 
 
 def skip_metadata_requests(app, what, name, obj, skip, options):
