@@ -13,7 +13,6 @@ drawn into out/label_efficiency.png.
 """
 
 import argparse
-import time
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -29,11 +28,11 @@ class Timed(CPCFeatures):
     """Says how pretraining went."""
 
     def fit(self, X, y=None):
-        start = time.perf_counter()
         super().fit(X)
         columns = ["epoch", "loss", "accuracy", "chance", "mi_bound", "effective_rank"]
         print(self.history_[columns].round(4).to_string(index=False))
-        print(f"pretrained on {len(X)} pictures in {(time.perf_counter() - start) / 60:.1f} min")
+        minutes = self.history_["seconds"].sum() / 60
+        print(f"pretrained on {len(X)} pictures in {minutes:.1f} min")
         return self
 
 
@@ -64,16 +63,14 @@ def main():
         pooling="flatten",  # clothes and flowers are framed alike
         checkpoint_dir=options.checkpoints,
         random_state=0,
-        verbose=1,
     )
     curve = label_efficiency_curve(
-        encoder, X, y, fractions=options.fractions, cv=folds, fine_tuned="same", random_state=0,
-        verbose=1,
+        encoder, X, y, fractions=options.fractions, cv=folds, fine_tuned="same", random_state=0
     )  # fmt: skip
     print((100 * curve.summary.drop(columns="n_labels")).round(2).to_string())
     print(curve.verdict)
     curve.plot()
-    Path(options.out).parent.mkdir(exist_ok=True)
+    Path(options.out).parent.mkdir(parents=True, exist_ok=True)
     plt.savefig(options.out, dpi=120)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import re
 from collections.abc import Collection, Iterable, Mapping
 from functools import cache
@@ -28,7 +29,7 @@ def _table() -> list[tuple[str, str, list[str]]]:
     """WordNet id, name and synonyms of the 1,000 classes."""
     lines = _TABLE.read_text(encoding="utf-8").splitlines()
     rows = (line.split("\t") for line in lines)
-    return [(wnid, name, synonyms.split(", ")) for wnid, name, synonyms in rows]
+    return [(wnid, name, synonyms.split(", ") if synonyms else []) for wnid, name, synonyms in rows]
 
 
 @cache
@@ -82,27 +83,34 @@ def match_classes(
         If labels match no class, or several; all of them are listed.
     """
     wnids = list(imagenet_classes())
+    labels = list(labels)
+    texts = {label for label in labels if isinstance(label, str)}
     matched: dict[Any, str] = {}
     problems = []
     for label in labels:
         meant = label if label_map is None else label_map.get(label, label)
-        if label_map is not None and isinstance(meant, int) and 0 <= meant < len(wnids):
-            found = [wnids[meant]]
-        elif not isinstance(meant, str):
-            problems.append(
-                f"{label!r} is neither a name nor a WordNet id; say what such labels mean in "
-                "label_map"
-            )
-            continue
+        is_mapped = label_map is not None and label in label_map
+        is_number = isinstance(meant, numbers.Integral) and not isinstance(meant, bool)
+        if is_mapped and is_number and 0 <= int(meant) < len(wnids):
+            found = [wnids[int(meant)]]
+        elif isinstance(meant, str):
+            found = _found(meant, among, texts)
         else:
-            found = _found(meant)
-        if len(found) > 1 and among is not None:
-            found = [wnid for wnid in found if wnid in among]
+            what = (
+                "is mapped to no index from 0 to 999"
+                if is_mapped and is_number
+                else ("is neither a name nor a WordNet id; say what such labels mean in label_map")
+            )
+            problems.append(f"{label!r} {what}")
+            continue
         if len(found) == 1:
             matched[label] = found[0]
         elif found:
             several = ", ".join(f"{wnid} ({imagenet_classes()[wnid]})" for wnid in found)
-            problems.append(f"{label!r} is the name of several classes: {several}; use their ids")
+            problems.append(
+                f"{label!r} is a name of several classes: {several}; use their ids, or name the "
+                "subset that it is of in classes"
+            )
         else:
             problems.append(f"{label!r} is none.{suggest(_plain(meant), _suggestions())}")
     if problems:
@@ -114,37 +122,37 @@ def match_classes(
     return matched
 
 
-def _found(label: str) -> list[str]:
-    """Ids of the classes that a text means: its id, else its name, else a synonym."""
+def _found(label: str, among: Collection[str] | None, others: Collection[str]) -> list[str]:
+    """Ids of the classes that a text may mean.
+
+    Networks' own names are told apart by their spelling ("Cardigan" is a dog, "cardigan" a
+    garment) only where the other labels spell out all that are alike.
+    """
     id_in_front = _WNID.match(label)
     if id_in_front:
         return [id_in_front[0]] if id_in_front[0] in imagenet_classes() else []
-    exact, plain, synonyms = _names()
-    return (
-        exact.get(label.replace("_", " "))
-        or plain.get(_plain(label))
-        or synonyms.get(_plain(label), [])
-    )
+    found = _names().get(_plain(label), [])
+    if among is not None:
+        found = [wnid for wnid in found if wnid in among] or found
+    names = [imagenet_classes()[wnid] for wnid in found]
+    if len(found) > 1 and set(names) <= {other.replace("_", " ") for other in others}:
+        return [wnid for wnid in found if imagenet_classes()[wnid] == label.replace("_", " ")]
+    return found
 
 
 @cache
-def _names() -> tuple[dict[str, list[str]], dict[str, list[str]], dict[str, list[str]]]:
-    """Ids by name; by name without regard to case and hyphens; by synonym likewise."""
-    exact: dict[str, list[str]] = {}
-    plain: dict[str, list[str]] = {}
-    others: dict[str, list[str]] = {}
+def _names() -> dict[str, list[str]]:
+    """Ids by name or synonym, without regard to case and hyphens."""
+    found: dict[str, list[str]] = {}
     for wnid, name, synonyms in _table():
-        exact.setdefault(name, []).append(wnid)
-        plain.setdefault(_plain(name), []).append(wnid)
-        for synonym in synonyms:
-            others.setdefault(_plain(synonym), []).append(wnid)
-    return exact, plain, others
+        for text in {_plain(text): None for text in (name, *synonyms)}:
+            found.setdefault(text, []).append(wnid)
+    return found
 
 
 @cache
 def _suggestions() -> tuple[str, ...]:
-    _, plain, synonyms = _names()
-    return tuple({**plain, **synonyms})
+    return tuple(_names())
 
 
 def _plain(name: str) -> str:

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO
+from typing import IO, Self
 
 from tqdm import tqdm
 
@@ -42,8 +42,8 @@ def unpack(archive: Path, folder: Path, *, progress: bool = False) -> None:
     Raises
     ------
     DatasetError
-        If the archive is neither zip nor tar, is damaged, or has a member that is refused; what
-        was unpacked before stays.
+        If the archive is neither zip nor tar, is damaged or cut, or has a member that is refused;
+        what was unpacked before stays.
     """
     with _naming(archive):
         # An uncompressed tar archive that ends with a zip file looks like one.
@@ -76,8 +76,24 @@ def _naming(archive: Path) -> Iterator[None]:
         raise DatasetError(f"{archive} cannot be unpacked: {error}") from error
 
 
+class _Header(tarfile.TarInfo):
+    """Header of a member; a tar archive that ends otherwise than with a block of zeros is damaged.
+
+    tarfile itself takes a missing or damaged header behind the first for the end.
+    """
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(tar)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"{error} instead of a member or the end's mark") from error
+
+
 def _tar_members(archive: Path) -> Iterator[tuple[PurePosixPath, IO[bytes]]]:
-    with tarfile.open(archive) as tar:
+    with tarfile.open(archive, tarinfo=_Header) as tar:
         for member in tar:
             name = _inside(member.name, archive)
             if member.issym():

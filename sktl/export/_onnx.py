@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import os
@@ -78,20 +79,34 @@ def export_onnx(estimator: Any, file: str | os.PathLike[str], X: Any) -> Path:
     ...     export_onnx(model, Path(folder, "model.onnx"), X).name
     'model.onnx'
     """
-    import_optional("onnx", extra="onnx", caller="export_onnx")
+    for package in ("onnx", "onnxruntime"):
+        import_optional(package, extra="onnx", caller="export_onnx")
     check_is_fitted(estimator)
     parts = _Parts()
     graph = _classifier(estimator, parts).eval()
     target = Path(file)
     pixels = [_pixels(X, estimator, way) for way in parts.inputs]
     names = ["pixels"] if len(pixels) == 1 else [f"pixels_{i}" for i in range(len(pixels))]
+    # A file that was there stays, unless this one holds what it promises.
+    draft = target.with_name(f".{target.name}.draft")
+    try:
+        _write(graph, pixels, names, draft)
+        _describe(draft, names, parts, estimator.classes_)
+        _compare(draft, names, pixels, estimator, X)
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
+    return target
+
+
+def _write(graph: nn.Module, pixels: list[torch.Tensor], names: list[str], file: Path) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the tracer's remarks about constants
             torch.onnx.export(
                 _Graph(graph),
                 tuple(pixels),
-                target,
+                file,
                 input_names=names,
                 output_names=["probabilities"],
                 dynamic_axes={name: {0: "n"} for name in (*names, "probabilities")},
@@ -99,9 +114,6 @@ def export_onnx(estimator: Any, file: str | os.PathLike[str], X: Any) -> Path:
             )
     except Exception as error:
         raise SavedModelError(f"the network cannot be written as ONNX: {error}") from error
-    _describe(target, names, parts, estimator.classes_)
-    _compare(target, names, pixels, estimator, X)
-    return target
 
 
 class _Parts:
@@ -217,8 +229,8 @@ def _fine_tuned(estimator: CNNClassifier, parts: _Parts) -> nn.Module:
     if estimator.crops != "center":
         raise SavedModelError('CNNClassifier is exported with crops="center"')
     built = estimator._built()
-    built.module.eval()
-    network = _Network(parts.number(built.preprocessing), built.preprocessing, built.module)
+    module = copy.deepcopy(built.module).cpu().eval()
+    network = _Network(parts.number(built.preprocessing), built.preprocessing, module)
     return nn.Sequential(network, _Probabilities())
 
 
@@ -281,6 +293,7 @@ def _pixels(X: Any, estimator: Any, way: Preprocessing) -> torch.Tensor:
     first = estimator.estimators_[0] if isinstance(estimator, StackingClassifier) else estimator
     reader = first.steps[0][1] if isinstance(first, Pipeline) else first
     options = {name: getattr(reader, name) for name in ("image_shape", "value_range", "background")}
+    options["value_range"] = getattr(reader, "value_range_", reader.value_range)
     images = as_images(X, **options)
     pictures = [prepare(images.read_rgb(i), way)[0] for i in range(min(8, len(images)))]
     return torch.from_numpy(np.stack(pictures))
@@ -309,7 +322,6 @@ def _compare(
     expected = estimator.predict_proba(X)[: len(found)]
     difference = float(np.abs(found - expected).max())
     if not difference <= _TOLERANCE:
-        file.unlink()
         raise SavedModelError(
             f"the ONNX file's probabilities differ from the estimator's by {difference:.2g}; it is "
             "not kept"

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sklearn.model_selection import _split
+
 from sktl.exceptions import SavedModelError
 from sktl.utils._optional import import_optional
 from sktl.utils._portable import Luggage, packing
@@ -19,7 +21,10 @@ __all__ = ["load", "save"]
 
 _FORMAT = 1
 _ESTIMATOR, _TENSORS, _ABOUT = "estimator.skops", "tensors.safetensors", "sktl.json"
-_REMEDY = "A network of your own is saved by its name: see sktl.register_backbone"
+_REMEDY = (
+    "A network of your own is saved by its name, see sktl.register_backbone; of a search, save the "
+    "best_estimator_"
+)
 # Types of sktl that a saved estimator may consist of, beside those that skops trusts.
 _KNOWN = (
     "sklearn.utils._bunch.Bunch",
@@ -27,7 +32,6 @@ _KNOWN = (
     "sktl.backbones._preprocessing.Preprocessing",
     "sktl.feature_extraction._cnn_features.CNNFeatures",
     "sktl.linear_model._logistic_probe.LogisticProbe",
-    "sktl.metrics._top_k.top_k_accuracy",
     "sktl.neural_network._cnn_classifier.CNNClassifier",
     "sktl.neural_network._imagenet_classifier.ImageNetClassifier",
     "sktl.self_supervised._cpc_features.CPCFeatures",
@@ -38,7 +42,6 @@ _KNOWN = (
     "sktl.training._stopping.Patience",
     "sktl.training._stopping.PrecheltUP",
     "sktl.utils._portable.Table",
-    "sktl.utils._sklearn.CachingScorer",
 )
 
 
@@ -51,7 +54,8 @@ def save(estimator: Any, folder: str | os.PathLike[str], *, standalone: bool = F
     Parameters
     ----------
     estimator : estimator
-        Of sktl or scikit-learn, or any nesting of them: a pipeline, a stack, a search.
+        Of sktl or scikit-learn, or any nesting of them: a pipeline, a stack. Of a search, save the
+        `best_estimator_`.
     folder : str or Path
         A new or empty folder.
     standalone : bool, default=False
@@ -161,18 +165,16 @@ def load(
                 f"{folder} has types that are not trusted: {unknown}. If you know where it comes "
                 "from, name them in trusted="
             )
-        luggage = Luggage(safetensors.load_file(source / _TENSORS), folder=source)
+        tensors = safetensors.load_file(source / _TENSORS)
+        luggage = Luggage(tensors, folder=source, device=str(device))
         with packing(luggage):
-            estimator = skops.load(source / _ESTIMATOR, trusted=types)
+            estimator = skops.load(source / _ESTIMATOR, trusted=[*_known(), *trusted])
     except SavedModelError:
         raise
     except Exception as error:
         raise SavedModelError(
             f"{folder} cannot be read, it was saved by {about.get('versions')}: {error}"
         ) from error
-    if hasattr(estimator, "get_params"):
-        devices = [n for n in estimator.get_params() if n.rpartition("__")[2] == "device"]
-        estimator.set_params(**dict.fromkeys(devices, device))
     return estimator
 
 
@@ -212,8 +214,9 @@ def _about(source: Path, folder: Any) -> dict[str, Any]:
 
 
 def _unknown(types: Sequence[str], trusted: Sequence[str]) -> list[str]:
-    return sorted(
-        name
-        for name in set(types) - set(_KNOWN) - set(trusted)
-        if not name.startswith("sklearn.model_selection._split.")
-    )
+    # Whole names alone: what begins like one of them may be anything that its module imports.
+    return sorted(set(types) - _known() - set(trusted))
+
+
+def _known() -> set[str]:
+    return {*_KNOWN, *(f"{_split.__name__}.{name}" for name in _split.__all__)}

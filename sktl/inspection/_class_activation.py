@@ -118,9 +118,10 @@ def class_activation(
     parts = split_pipeline(estimator)
     if parts is not None and layer is None:
         features, classifier = parts
-        shape = features._network().shape(features.layer, features.image_size)
-        if features.pooling == "avg" and len(shape) == 3:
-            return _exact(features, classifier, images, target)
+        if features.pooling == "avg" and not features._many():
+            shape = features._network().shape(features.layer, features.image_size)
+            if len(shape) == 3:
+                return _exact(features, classifier, images, target)
     return _by_gradient(as_score_network(estimator, layer), images, target)
 
 

@@ -51,5 +51,6 @@ def confused_pairs(y_true: npt.ArrayLike, y_pred: npt.ArrayLike) -> pd.DataFrame
     wrong = frame[frame["truth"] != frame["prediction"]]
     pairs = wrong.groupby(["truth", "prediction"]).size().reset_index(name="count")
     n_of_class: Any = frame["truth"].value_counts()
-    pairs["share"] = pairs["count"] / pairs["truth"].map(n_of_class)
+    # Of no pairs at all, pandas makes an empty column of strings.
+    pairs["share"] = pairs["count"] / pairs["truth"].map(n_of_class).astype(float)
     return pairs.sort_values("count", ascending=False, kind="stable", ignore_index=True)

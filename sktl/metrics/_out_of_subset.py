@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from sktl.exceptions import ParameterError
 __all__ = ["make_out_of_subset_scorer", "out_of_subset_rate"]
 
 
-def out_of_subset_rate(y_pred: npt.ArrayLike, subset: npt.ArrayLike) -> float:
+def out_of_subset_rate(y_pred: npt.ArrayLike, subset: Iterable[Any]) -> float:
     """Share of predictions that are not among the classes in question.
 
     The percentage of "non-dog" predictions that a network of 1,000 classes makes on dogs.
@@ -21,7 +22,7 @@ def out_of_subset_rate(y_pred: npt.ArrayLike, subset: npt.ArrayLike) -> float:
     ----------
     y_pred : array-like of shape (n_samples,)
         Predicted labels.
-    subset : array-like of shape (n_labels,)
+    subset : iterable of labels
         Labels of the classes in question.
 
     Returns
@@ -32,7 +33,7 @@ def out_of_subset_rate(y_pred: npt.ArrayLike, subset: npt.ArrayLike) -> float:
     Raises
     ------
     ParameterError
-        If one of them is empty.
+        If one of them is empty, or the subset a single string.
 
     Examples
     --------
@@ -40,18 +41,20 @@ def out_of_subset_rate(y_pred: npt.ArrayLike, subset: npt.ArrayLike) -> float:
     >>> out_of_subset_rate(["pug", "mop", "beagle", "pug"], subset=["beagle", "pug"])
     0.25
     """
-    predicted, allowed = np.asarray(y_pred), np.asarray(subset)
+    if isinstance(subset, str):
+        raise ParameterError(f"subset is the labels of classes, not one string; got {subset!r}")
+    predicted, allowed = np.asarray(y_pred), np.asarray(list(subset))
     if predicted.size == 0 or allowed.size == 0:
         raise ParameterError("y_pred and subset need at least one label each")
     return float(1 - np.isin(predicted, allowed).mean())
 
 
-def make_out_of_subset_scorer(subset: npt.ArrayLike | None = None) -> OutOfSubsetScorer:
+def make_out_of_subset_scorer(subset: Iterable[Any] | None = None) -> OutOfSubsetScorer:
     """Make a scorer of the out-of-subset rate, negated as scikit-learn's searches want losses.
 
     Parameters
     ----------
-    subset : array-like of shape (n_labels,), default=None
+    subset : iterable of labels, default=None
         Labels of the classes in question; by default those that the estimator marks in its
         `in_subset_`, as :class:`sktl.ImageNetClassifier` does, or else those in the true labels.
 
@@ -70,18 +73,23 @@ def make_out_of_subset_scorer(subset: npt.ArrayLike | None = None) -> OutOfSubse
     >>> make_out_of_subset_scorer()(model, X[y < 5], y[y < 5]) > -0.05
     True
     """
-    return OutOfSubsetScorer(None if subset is None else np.asarray(subset))
+    if isinstance(subset, str):
+        raise ParameterError(f"subset is the labels of classes, not one string; got {subset!r}")
+    return OutOfSubsetScorer(None if subset is None else list(subset))
 
 
 class OutOfSubsetScorer:
     """A scorer; see :func:`make_out_of_subset_scorer`."""
 
-    def __init__(self, subset: npt.NDArray[Any] | None) -> None:
+    def __init__(self, subset: list[Any] | None) -> None:
         self.subset = subset
+
+    def __repr__(self) -> str:
+        return f"make_out_of_subset_scorer({'' if self.subset is None else self.subset})"
 
     def __call__(self, estimator: Any, X: Any, y: npt.ArrayLike) -> float:
         """Negated rate of an estimator's predictions."""
-        subset = self.subset
+        subset: Any = self.subset
         if subset is None and hasattr(estimator, "in_subset_"):
             subset = estimator.classes_[estimator.in_subset_]
         return -out_of_subset_rate(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import check_cv, train_test_split
+from sklearn.model_selection import check_cv
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_consistent_length, check_random_state
@@ -90,10 +90,15 @@ class LabelEfficiency:
         if ax is None:
             _, ax = plt.subplots(layout="constrained")
         for way, rows in self.table.groupby("way", sort=False):
-            by_labels = rows.groupby("n_labels")["accuracy"]
-            mean, spread = 100 * by_labels.mean(), 100 * by_labels.std(ddof=0)
+            # Folds differ in size, so that one fraction is not always the same number of labels.
+            of_fraction = rows.groupby("fraction")
+            n_labels, accuracy = (
+                of_fraction["n_labels"].mean(),
+                100 * of_fraction["accuracy"].mean(),
+            )
+            spread = 100 * of_fraction["accuracy"].std(ddof=0)
             style = "-o" if way in _PRETRAINED else "--s"
-            ax.errorbar(mean.index, mean, spread, fmt=style, capsize=3, label=_NAMES[str(way)])
+            ax.errorbar(n_labels, accuracy, spread, fmt=style, capsize=3, label=_NAMES[str(way)])
         ax.set(xscale="log", xlabel="labels", ylabel="accuracy (%)")
         ax.grid(alpha=0.3)
         ax.legend()
@@ -105,7 +110,7 @@ def label_efficiency_curve(
     X: Any,
     y: Any,
     *,
-    fractions: Sequence[float] = (0.01, 0.1, 1.0),
+    fractions: Iterable[float] = (0.01, 0.1, 1.0),
     cv: Any = 3,
     classifier: Any = None,
     scratch: Any = "same",
@@ -117,17 +122,19 @@ def label_efficiency_curve(
     """Compare pretraining without labels with doing without it, for growing numbers of labels.
 
     In each fold the encoder learns from all pictures of the training part, without labels. Then a
-    fraction of the labels is uncovered, the same for all ways, drawn class by class.
+    fraction of the labels is uncovered, the same for all ways: drawn class by class, in proportion
+    to their sizes and at least one of each. Smaller fractions are part of larger ones.
 
     Parameters
     ----------
     encoder : transformer
-        Such as :class:`sktl.CPCFeatures`. Its fitted `encoder_` is a Backbone.
+        Such as :class:`sktl.CPCFeatures`. Its fitted `encoder_` is a Backbone, without which
+        there is nothing for "same" to copy and no size for `raw`.
     X : array-like of n_images pictures
         Anything that :func:`sktl.as_images` takes.
     y : array-like of shape (n_images,)
         Labels, all of them.
-    fractions : sequence of float, default=(0.01, 0.1, 1.0)
+    fractions : iterable of float, default=(0.01, 0.1, 1.0)
         Of the labels of a training part.
     cv : int, splitter or iterable of (train, test), default=3
         As in scikit-learn.
@@ -136,11 +143,11 @@ def label_efficiency_curve(
         regression whose C is chosen by cross-validation within the labelled pictures.
     scratch : "same", classifier or None, default="same"
         What is trained on the labelled pictures alone: "same" is the architecture of the encoder
-        under a linear layer, with a light augmentation, for 50 epochs of 600 pictures and fewer
-        of more: 1,200 / sqrt(n), at least 4.
+        under a linear layer, with new weights and a light augmentation, for 1,200 / sqrt(n) epochs
+        of n pictures, rounded down: 50 at most, which is up to 576 pictures, and 4 at least.
     fine_tuned : "same", CNNClassifier or None, default=None
         Fine-tunes the encoder on the labelled pictures: a CNNClassifier, whose `backbone` is
-        replaced, or "same": first its head, then all of it.
+        replaced, or "same": first its head for 10 epochs, then all of it for as many as `scratch`.
     raw : bool, default=True
         Whether to score the classifier on raw pixels.
     random_state : int, RandomState instance or None, default=None
@@ -152,6 +159,12 @@ def label_efficiency_curve(
     -------
     curve : LabelEfficiency
         The table, its summary, a verdict and a plot.
+
+    Raises
+    ------
+    ParameterError
+        If a fraction is not in (0, 1] or leaves fewer labels than classes; if the encoder has no
+        `encoder_` where one is needed; or if parts of it cannot be given new weights for "same".
 
     Examples
     --------
@@ -166,31 +179,36 @@ def label_efficiency_curve(
     ['n_labels', 'probe', 'raw']
     """
     check_consistent_length(X, y)
-    labels = np.asarray(y)
-    if not all(0 < fraction <= 1 for fraction in fractions):
-        raise ParameterError(f"fractions must be above 0 and at most 1; got {list(fractions)}")
+    labels, fractions = np.asarray(y), list(fractions)
+    if not fractions or not all(0 < fraction <= 1 for fraction in fractions):
+        raise ParameterError(f"fractions must be above 0 and at most 1; got {fractions}")
     rng = check_random_state(random_state)
-    seed = int(rng.randint(2**31))
-    images = as_images(
-        X,
-        image_shape=getattr(encoder, "image_shape", None),
-        value_range=getattr(encoder, "value_range", None),
-    )
+    ways = _Ways(classifier, scratch, fine_tuned, raw, int(rng.randint(2**31)))
+    ways.check(encoder)
+    images = _as_images(X, encoder)
     folds = list(check_cv(cv, labels, classifier=True).split(np.zeros(len(labels)), labels))
-    ways = _Ways(classifier, scratch, fine_tuned, raw, seed)
+    known = [_nested(labels[train], fractions, rng) for train, _ in folds]
     rows = []
     n_steps = len(folds) * len(fractions)
     with tqdm(total=n_steps, unit="fit", delay=3, disable=not verbose) as bar:
         for number, (train, test) in enumerate(folds):
-            known = _nested(labels[train], fractions, rng)
             fitted = clone(encoder).fit(images[train])
-            for fraction, chosen in known:
+            ways.check_fitted(fitted)
+            for fraction, chosen in known[number]:
                 parts = (images[train], labels[train], chosen, images[test], labels[test])
                 for way, accuracy in ways.scores(fitted, *parts):
                     rows.append((number, fraction, len(chosen), way, accuracy))
                 bar.update()
     columns = ["fold", "fraction", "n_labels", "way", "accuracy"]
     return LabelEfficiency(pd.DataFrame(rows, columns=columns))
+
+
+def _as_images(X: Any, encoder: Any) -> ImageCollection:
+    """Pictures as the encoder itself would read them."""
+    if isinstance(X, ImageCollection):
+        return X
+    names = ("image_shape", "value_range", "background")
+    return as_images(X, **{name: getattr(encoder, name, None) for name in names})
 
 
 class _Ways:
@@ -201,6 +219,41 @@ class _Ways:
     ) -> None:
         self.classifier, self.scratch, self.fine_tuned = classifier, scratch, fine_tuned
         self.raw, self.seed = raw, seed
+
+    def check(self, encoder: Any) -> None:
+        """Raise ParameterError for what cannot be compared, as far as that can be known."""
+        for name, way in (("scratch", self.scratch), ("fine_tuned", self.fine_tuned)):
+            if isinstance(way, str) and way != "same":
+                raise ParameterError(f'{name} must be "same", a classifier or None; got {way!r}')
+        # Other transformers may get their network when they are fitted; these never do.
+        if type(encoder).__module__.startswith("sklearn.") and self._need_network():
+            self._refuse(encoder)
+
+    def check_fitted(self, encoder: Any) -> None:
+        """The same, once the encoder has learnt."""
+        from sktl.backbones import Backbone
+
+        if not self._need_network():
+            return
+        if not isinstance(getattr(encoder, "encoder_", None), Backbone):
+            self._refuse(encoder)
+        if isinstance(self.scratch, str):
+            _check_resettable(encoder.encoder_.module)
+
+    def _need_network(self) -> list[str]:
+        needs = {
+            'scratch="same"': isinstance(self.scratch, str),
+            "fine_tuned": self.fine_tuned is not None,
+            "raw=True": self.raw,
+        }
+        return [name for name, does in needs.items() if does]
+
+    def _refuse(self, encoder: Any) -> None:
+        raise ParameterError(
+            f"{', '.join(self._need_network())}: {type(encoder).__name__} has no network to go by, "
+            "a Backbone as its fitted encoder_. Pass an encoder that has, such as CPCFeatures, or "
+            "scratch=None (or your own classifier), fine_tuned=None and raw=False"
+        )
 
     def scores(
         self,
@@ -272,11 +325,29 @@ class _Ways:
         }
 
 
+def _check_resettable(module: Any) -> None:
+    """Raise ParameterError if some weights would stay as they are."""
+    kept = [
+        f"{name}.{of_part}".lstrip(".")
+        for name, part in module.named_modules()
+        if not hasattr(part, "reset_parameters")
+        for of_part, _ in part.named_parameters(recurse=False)
+    ]
+    if kept:
+        more = f" and {len(kept) - 3} more" if len(kept) > 3 else ""
+        raise ParameterError(
+            f'scratch="same" cannot give the encoder new weights: {", ".join(kept[:3])}{more} '
+            "belong to no layer with reset_parameters. Pass your own classifier as scratch, or "
+            "scratch=None"
+        )
+
+
 def _untrained(backbone: Any, seed: int) -> Any:
     """The same architecture with new random weights."""
     from sktl.backbones import Backbone
     from sktl.backbones._weights import seeded
 
+    _check_resettable(backbone.module)
     module = copy.deepcopy(backbone.module)
     with seeded(seed):
         for part in module.modules():
@@ -322,15 +393,19 @@ def _nested(
     y: npt.NDArray[Any], fractions: Sequence[float], rng: np.random.RandomState
 ) -> list[tuple[float, npt.NDArray[np.intp]]]:
     """Rows whose labels are known, for each fraction; smaller sets are part of larger ones."""
-    known, rest = [], np.arange(len(y))
-    n_classes = len(np.unique(y))
-    for fraction in sorted(fractions, reverse=True):
+    drawn = rng.permutation(len(y))
+    _, codes, sizes = np.unique(y[drawn], return_inverse=True, return_counts=True)
+    # One order for all fractions: the first of each class, then Sainte-Lague's, by which any
+    # number of labels is shared out in proportion to the sizes of the classes.
+    place = pd.Series(codes).groupby(codes).cumcount().to_numpy()
+    quotients = np.where(place == 0, -1, (place + 0.5) / sizes[codes])
+    drawn = drawn[np.argsort(quotients, kind="stable")]
+    known = []
+    for fraction in sorted(fractions):
         n = round(fraction * len(y))
-        if n < n_classes:
+        if n < len(sizes):
             raise ParameterError(
-                f"a fraction of {fraction:g} of {len(y)} labels leaves {n} for {n_classes} classes"
+                f"a fraction of {fraction:g} of {len(y)} labels leaves {n} for {len(sizes)} classes"
             )
-        if n < len(rest):
-            rest, _ = train_test_split(rest, train_size=n, stratify=y[rest], random_state=rng)
-        known.append((fraction, np.sort(rest)))
-    return known[::-1]
+        known.append((fraction, np.sort(drawn[:n])))
+    return known

@@ -8,7 +8,6 @@ import functools
 import itertools
 import math
 import numbers
-import os
 import sys
 import tempfile
 import time
@@ -28,20 +27,14 @@ from sklearn.utils import check_random_state, indexable
 from tqdm.auto import tqdm
 
 from sktl.exceptions import ParameterError
+from sktl.model_selection._identity import identity
 from sktl.model_selection._spaces import choices, decode, named_space
-from sktl.utils._optional import import_optional
 from sktl.utils._parameters import ParameterChecks
 
 if TYPE_CHECKING:
     import optuna
 
 __all__ = ["OptunaSearch"]
-
-# Parameters that do not change what a search finds.
-_IMMATERIAL = {
-    "cache_bytes", "callbacks", "checkpoint_dir", "device", "memory", "n_jobs", "pre_dispatch",
-    "runtime", "store", "verbose",
-}  # fmt: skip
 
 
 class OptunaSearch(BaseSearchCV):
@@ -141,11 +134,9 @@ class OptunaSearch(BaseSearchCV):
 
     Raises
     ------
-    MissingDependencyError
-        If Optuna is not installed.
     ParameterError
-        If parameters are wrong, or the study in the storage is of other labels, folds, scoring or
-        another estimator, so that its scores do not compare.
+        If parameters are wrong, or the study in the storage is of other pictures, labels, folds,
+        scoring or another estimator, so that its scores do not compare. See Notes.
 
     Notes
     -----
@@ -156,6 +147,11 @@ class OptunaSearch(BaseSearchCV):
     With ``prune_by="epoch"`` the value reported after an epoch is the mean of the best accuracy so
     far of this fold and that of the folds before. The step is the number of epochs so far, a
     complete fold counting as all epochs of its phases, even if it was stopped early.
+
+    A study in a storage is known again by the content of arrays and tables, paths as they are
+    written, and the mere number of other pictures, such as those of an ImageCollection; labels and
+    folds; what is passed to `fit`; the estimator's parameters by their content, save those that are
+    searched and those that change no score, such as `n_jobs`; and functions by their names.
 
     Several workers see one another's trials as they end, so that with `n_jobs` the proposals, but
     not the scores, depend on the order of events.
@@ -273,7 +269,6 @@ class OptunaSearch(BaseSearchCV):
         return self
 
     def _check_parameters(self) -> None:
-        import_optional("optuna", extra="search", caller="OptunaSearch")
         checks = ParameterChecks("OptunaSearch")
         checks.integer("n_trials", self.n_trials, minimum=1, optional=True)
         timeout: Any = self.timeout
@@ -327,7 +322,19 @@ class OptunaSearch(BaseSearchCV):
                 pruner=self._pruner(),
                 load_if_exists=True,
             )
-            claim(study, self._identity(objective), resume=self.resume)
+            claim(
+                study,
+                identity(
+                    self.estimator,
+                    () if callable(self.space) else self.space,
+                    objective.X,
+                    objective.y,
+                    objective.splits,
+                    objective.scorer,
+                    objective.params,
+                ),
+                resume=self.resume,
+            )
             left = None if self.n_trials is None else max(0, self.n_trials - n_finished(study))
             if left != 0:
                 _warm(self.estimator, space, objective.X, n_workers)
@@ -397,23 +404,6 @@ class OptunaSearch(BaseSearchCV):
         if self.prune_by is None:
             return optuna.pruners.NopPruner()
         return copy.deepcopy(self.pruner) or optuna.pruners.MedianPruner()
-
-    def _identity(self, objective: Any) -> dict[str, str]:
-        """What decides the score of a candidate, beside the pictures."""
-        searched = set() if callable(self.space) else set(self.space)
-        params = {
-            f"estimator's {name}": _in_words(value)
-            for name, value in self.estimator.get_params(deep=True).items()
-            if name not in searched and name.rpartition("__")[2] not in _IMMATERIAL
-        }
-        y = None if objective.y is None else np.asarray(objective.y)
-        return {
-            "estimator": _in_words(self.estimator),
-            "y": joblib.hash(y if y is None or y.dtype.kind != "O" else y.tolist()),
-            "folds": joblib.hash([tuple(map(np.asarray, fold)) for fold in objective.splits]),
-            "scoring": str(objective.scorer),
-            **params,
-        }
 
     def _note_trials(self, space: Any) -> None:
         from sktl.model_selection._study import failures, trials_frame
@@ -493,12 +483,3 @@ def _warm(estimator: Any, space: Any, X: Any, n_workers: int) -> None:
         return
     flat = [part for layer in layers for part in (layer if isinstance(layer, list) else [layer])]
     clone(first).warm(X, list(dict.fromkeys(flat)))
-
-
-def _in_words(value: Any) -> str:
-    """Text that is the same in every process."""
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_in_words, value))}]"
-    if value is None or isinstance(value, (bool, int, float, str, np.generic, os.PathLike)):
-        return str(value)
-    return type(value).__name__

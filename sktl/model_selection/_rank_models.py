@@ -61,7 +61,7 @@ def rank_models(
     Raises
     ------
     ParameterError
-        If there are no candidates, or something among them is no classifier.
+        If there are no candidates, a name is no str, or something among them is no classifier.
 
     References
     ----------
@@ -137,6 +137,9 @@ def _named(estimators: Any) -> dict[str, Any]:
             f"rank_models: names must differ; got {[name for name, _ in pairs]}. Pass a dict of "
             "names and classifiers"
         )
+    nameless = [name for name in named if not isinstance(name, str)]
+    if nameless:
+        raise ParameterError(f"rank_models: names must be str; got {nameless}")
     wrong = [name for name, estimator in pairs if not is_classifier(estimator)]
     if wrong:
         raise ParameterError(f"rank_models compares classifiers, which {wrong} are not")

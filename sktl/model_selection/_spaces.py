@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sktl.exceptions import ParameterError
-from sktl.utils._optional import import_optional
 from sktl.utils._parameters import suggest
 
 __all__ = ["choices", "decode", "fine_tuning_space", "frozen_space", "named_space", "sample"]
@@ -57,14 +56,15 @@ def frozen_space(
 
 
 def fine_tuning_space(
-    *, phase: str = "fine_tune", prefix: str = "", from_scratch: bool = False
+    *, phase: str | None = None, prefix: str = "", from_scratch: bool = False
 ) -> dict[str, Any]:
     """Space for a network that is fine-tuned: how fast, how deep, and how it is regularised.
 
     Parameters
     ----------
-    phase : str, default="fine_tune"
-        Name of the phase of :class:`sktl.CNNClassifier` that is searched.
+    phase : str, default=None
+        Name of the phase of :class:`sktl.CNNClassifier` that is searched; by default the one that
+        it has by default: "train" from scratch, else "fine_tune".
     prefix : str, default=""
         What stands before the classifier's parameters where it is a part of something, such as
         ``"clf__"``.
@@ -91,6 +91,8 @@ def fine_tuning_space(
     >>> set(space) <= set(CNNClassifier().get_params())
     True
     """
+    if phase is None:
+        phase = "train" if from_scratch else "fine_tune"
     space: dict[str, Any] = {
         f"phases__{phase}__lr": (1e-3, 0.3, "log") if from_scratch else (1e-4, 0.1, "log"),
         f"phases__{phase}__weight_decay": (1e-6, 1e-2, "log"),
@@ -228,4 +230,7 @@ def _differ(values: list[Any]) -> bool:
 
 
 def _optuna() -> Any:
-    return import_optional("optuna", extra="search", caller="OptunaSearch")
+    """Optuna, which is not loaded with this module, as it takes its time."""
+    import optuna
+
+    return optuna

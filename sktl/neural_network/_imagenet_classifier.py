@@ -175,10 +175,11 @@ class ImageNetClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, Ba
         if y is not None:
             y = column_or_1d(y, warn=True)
             check_consistent_length(images, y)
-        self._set_classes(None if y is None else np.unique(y))
+        vocabulary = self._vocabulary(None if y is None else np.unique(y))
         bad = images.check()
         if bad:
             raise ImageDecodeError(bad, len(images))
+        self.classes_, self.wnids_, self.in_subset_, self._indices = vocabulary
         self.backbone_spec_ = self._network().spec
         return self
 
@@ -195,7 +196,8 @@ class ImageNetClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, Ba
         labels : ndarray of shape (n_images,)
         """
         chosen = self.decision_function(X).argmax(axis=1)
-        labels: npt.NDArray[Any] = self.classes_[chosen]
+        classes = self.classes_ if hasattr(self, "classes_") else self._vocabulary(None)[0]
+        labels: npt.NDArray[Any] = classes[chosen]
         return labels
 
     def predict_proba(self, X: Any) -> npt.NDArray[np.float32]:
@@ -231,17 +233,16 @@ class ImageNetClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, Ba
         """
         self._check_parameters()
         images = self._read_images(X, reset=False)
-        if not hasattr(self, "classes_"):
-            self._set_classes(None)  # nothing that a fit would add
-        logits: npt.NDArray[np.float32] = self._logits(images)[:, self._indices]
+        indices = self._indices if hasattr(self, "classes_") else self._vocabulary(None)[3]
+        logits: npt.NDArray[np.float32] = self._logits(images)[:, indices]
         return logits
 
-    def _set_classes(self, labels: npt.NDArray[Any] | None) -> None:
-        """Labels, ids and indices of all classes that can be predicted."""
+    def _vocabulary(self, labels: npt.NDArray[Any] | None) -> tuple[npt.NDArray[Any], ...]:
+        """Labels, ids, places in the subset and indices of all classes that can be predicted."""
         wnids = list(imagenet_classes())
         spelt, by_id = self._matched(labels)
-        if self.classes is not None:
-            subset = set(choose_wnids(self.classes))
+        if self._chosen() is not None:
+            subset = set(choose_wnids(self._chosen()))
             outside = [str(label) for wnid, label in spelt.items() if wnid not in subset]
             if outside:
                 raise ParameterError(
@@ -255,19 +256,32 @@ class ImageNetClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, Ba
             for wnid, name in imagenet_classes().items()
             if wnid in subset or not self.restrict
         ]
+        self._refuse_mixtures(spelt, [label for label, _ in shown])
         names = np.array([label for label, _ in shown])
         ids = np.array([wnid for _, wnid in shown])
         order = np.argsort(names)
-        self.classes_, self.wnids_ = names[order], ids[order]
-        self.in_subset_ = np.isin(self.wnids_, sorted(subset))
+        names, ids = names[order], ids[order]
         place = {wnid: i for i, wnid in enumerate(wnids)}
-        self._indices = np.array([place[wnid] for wnid in self.wnids_.tolist()])
+        indices = np.array([place[wnid] for wnid in ids.tolist()])
+        return names, ids, np.isin(ids, sorted(subset)), indices
+
+    def _refuse_mixtures(self, spelt: dict[str, Any], labels: list[Any]) -> None:
+        """Labels of y must not be mixed up with the names of the other classes."""
+        is_text = all(isinstance(label, str) for label in spelt.values())
+        if not is_text and len(spelt) < len(labels):
+            raise ParameterError(
+                "labels that are numbers leave the other classes of ImageNet without a label; pass "
+                "restrict=True alone, without classes, or names"
+            )
+        twice = sorted({str(label) for label in spelt.values() if labels.count(label) > 1})
+        if twice:
+            raise ParameterError(f"y has labels that are names of other classes: {twice}")
 
     def _matched(self, labels: npt.NDArray[Any] | None) -> tuple[dict[str, Any], bool]:
         """WordNet id -> label as spelt in y, and whether other classes go by their ids."""
         if labels is None:
             return {}, False
-        among = None if self.classes is None else choose_wnids(self.classes)
+        among = None if self._chosen() is None else choose_wnids(self._chosen())
         matched = match_classes(labels.tolist(), self.label_map, among=among)
         if len(set(matched.values())) < len(matched):
             twice = [
@@ -275,12 +289,6 @@ class ImageNetClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, Ba
             ]
             raise ParameterError(f"y has several labels of one class of ImageNet: {twice[:10]}")
         spelt = {wnid: label for label, wnid in matched.items()}
-        is_text = all(isinstance(label, str) for label in matched)
-        if not is_text and not self.restrict:
-            raise ParameterError(
-                "labels that are numbers leave the other classes of ImageNet without a label; pass "
-                "restrict=True, or names"
-            )
         return spelt, any(str(label).startswith(wnid) for wnid, label in spelt.items())
 
     def _logits(self, images: ImageCollection) -> npt.NDArray[np.float32]:
@@ -316,6 +324,14 @@ class ImageNetClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, Ba
         head = network.load().head
         return head if isinstance(head, nn.Linear) and _is_last(network.load()) else None
 
+    def _chosen(self) -> str | list[str] | None:
+        """The parameter `classes`, which may be an iterator that is empty after one reading."""
+        if self.classes is None or isinstance(self.classes, str):
+            return self.classes
+        if not isinstance(self.classes, list):
+            self.classes = list(self.classes)
+        return self.classes
+
     def _network(self) -> Network:
         return Network(self.backbone, self.weights, resolve_store(self.store))
 
@@ -330,7 +346,7 @@ class ImageNetClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, Ba
         if not checks.wrong:
             checks.attempt(check_runtime, self.runtime, self.precision, resolve_device(self.device))
         checks.attempt(resolve_store, self.store)
-        checks.attempt(choose_wnids, self.classes)
+        checks.attempt(choose_wnids, self._chosen())
         checks.done()
 
     def __sklearn_tags__(self) -> Any:

@@ -39,8 +39,14 @@ def cut_patches(x: torch.Tensor, size: int, stride: int) -> torch.Tensor:
     >>> cut_patches(torch.zeros(2, 3, 28, 28), 8, 4).shape
     torch.Size([2, 6, 6, 3, 8, 8])
     """
-    patches = x.unfold(2, size, stride).unfold(3, size, stride)
-    return patches.permute(0, 2, 3, 1, 4, 5)  # (N, C, r, c, h, w) -> (N, r, c, C, h, w)
+    along = [
+        torch.arange((side - size) // stride + 1, device=x.device)[:, None] * stride
+        + torch.arange(size, device=x.device)
+        for side in x.shape[2:]
+    ]
+    rows = x.index_select(2, along[0].flatten()).unflatten(2, along[0].shape)
+    patches = rows.index_select(4, along[1].flatten()).unflatten(4, along[1].shape)
+    return patches.permute(0, 2, 4, 1, 3, 5)  # (N, C, r, h, c, w) -> (N, r, c, C, h, w)
 
 
 def small_encoder(n_features: int, normalization: Normalization = "layer") -> nn.Sequential:

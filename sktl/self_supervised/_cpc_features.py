@@ -20,7 +20,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from sktl.backbones import Backbone, Preprocessing, load_backbone
-from sktl.backbones._weights import seeded
+from sktl.backbones._weights import digest_tensors, seeded
 from sktl.engine import Network, Recipe, compute_features, resolve_store
 from sktl.engine._digests import picture_digests
 from sktl.exceptions import CollapseWarning, ImageDecodeError
@@ -240,8 +240,7 @@ class CPCFeatures(
         -------
         self : CPCFeatures
         """
-        images = self._begin(X)
-        self._train(images, self.epochs, resumes=True)
+        self._train(*self._begin(X))
         return self
 
     def partial_fit(self, X: Any, y: Any = None) -> Self:
@@ -258,11 +257,12 @@ class CPCFeatures(
         -------
         self : CPCFeatures
         """
-        if hasattr(self, "network_"):
-            images = self._checked(self._read_images(X, reset=False))
-        else:
-            images = self._begin(X)
-        self._train(images, len(getattr(self, "history_", ())) + 1, resumes=False)
+        if not hasattr(self, "network_"):
+            self._train(*self._begin(X), one_pass=True)
+            return self
+        self._check_parameters()
+        images = self._checked(self._read_images(X, reset=False))
+        self._train(images, self.network_, self._pixels(images), one_pass=True)
         return self
 
     def transform(self, X: Any) -> npt.NDArray[np.float32]:
@@ -306,18 +306,23 @@ class CPCFeatures(
     def _n_features_out(self) -> int:
         check_is_fitted(self, "network_")
         n_places = math.prod(self._grid_shape) if self.pooling == "flatten" else 1
-        return len(_OUTPUTS[self.output]) * self.n_features * n_places
+        return len(_OUTPUTS[self.output]) * int(self._plan["n_features"]) * n_places
 
-    def _begin(self, X: Any) -> ImageCollection:
-        """Check everything, and make an untrained network."""
+    def _begin(self, X: Any) -> tuple[ImageCollection, CPCNetwork, Pixels]:
+        """Check everything, forget what was learnt, and make an untrained network."""
         self._check_parameters()
+        for name in ("network_", "history_", "_online"):
+            self.__dict__.pop(name, None)
         images = self._checked(self._read_images(X, reset=True))
         size = self.image_size or _usual_size(images.read_rgb(0))
         patch = self.patch_size or max(4, 2 * round(size / 8))
-        stride = patch - (patch // 2 if self.overlap is None else self.overlap)
+        overlap = patch // 2 if self.overlap is None else self.overlap
+        checks = ParameterChecks(type(self).__name__)
+        checks.that("overlap", overlap, overlap < patch, f"below patch_size, which is {patch}")
+        checks.done()
+        stride = patch - overlap
         rows = (size - patch) // stride + 1 if patch <= size else 0
         first_step = -(-patch // stride)  # patches further away share no pixels
-        checks = ParameterChecks(type(self).__name__)
         checks.that(
             "patch_size",
             patch,
@@ -329,8 +334,10 @@ class CPCFeatures(
         self._seed = int(check_random_state(self.random_state).randint(2**31))
         n_steps = min(self.prediction_steps, rows - first_step)
         self._grid_shape = (rows, rows)
-        self._plan = (patch, stride, first_step, n_steps)
-        self.network_ = self._untrained_network().to(resolve_device(self.device))
+        shape = ("encoder", "n_features", "context", "directions", "normalization")
+        # Parameters may be set to something else before they count again.
+        self._plan = {name: getattr(self, name) for name in shape}
+        self._plan.update(patch=patch, stride=stride, first_step=first_step, n_steps=n_steps)
         self._preprocessing = Preprocessing(size=size, resize=size, keep_aspect=False)
         pixels = self._pixels(images)
         pixels.fill(progress=bool(self.verbose))
@@ -338,52 +345,60 @@ class CPCFeatures(
         self._preprocessing = Preprocessing(
             size=size, resize=size, keep_aspect=False, mean=mean, std=std
         )
-        self._decoded = pixels
-        self.__dict__.pop("history_", None)
-        self.__dict__.pop("_online", None)
-        return images
+        return images, self._untrained_network(), pixels
 
     def _untrained_network(self) -> CPCNetwork:
-        patch, stride, first_step, n_steps = self._plan
+        plan, n = self._plan, self._plan["n_features"]
         with seeded(self._seed):
-            grid = PatchGrid(self._encoder(patch), patch, stride)
+            grid = PatchGrid(self._encoder(), plan["patch"], plan["stride"])
             network = CPCNetwork(
-                grid, self.n_features, self.context, self.directions, first_step, n_steps
+                grid, n, plan["context"], plan["directions"], plan["first_step"], plan["n_steps"]
             )
         return network.to(memory_format=torch.channels_last)
 
-    def _encoder(self, patch: int) -> nn.Module:
-        if isinstance(self.encoder, str) and self.encoder == "small":
-            return small_encoder(self.n_features, self.normalization)
-        weights = None if isinstance(self.encoder, str) else "default"
-        backbone = load_backbone(self.encoder, weights, random_state=self._seed, image_size=patch)
+    def _encoder(self) -> nn.Module:
+        name, n_features, patch = (self._plan[k] for k in ("encoder", "n_features", "patch"))
+        if isinstance(name, str) and name == "small":
+            return small_encoder(n_features, self._plan["normalization"])
+        weights = None if isinstance(name, str) else "default"
+        backbone = load_backbone(name, weights, random_state=self._seed, image_size=patch)
         (shape,) = backbone.shapes(["bottleneck"], patch)
-        head = nn.Linear(shape[0], self.n_features)
-        return TransferNet(backbone, "bottleneck", "avg", head)
+        return TransferNet(backbone, "bottleneck", "avg", nn.Linear(shape[0], n_features))
 
-    def _train(self, images: ImageCollection, epochs: int, *, resumes: bool) -> None:
-        pixels = self.__dict__.pop("_decoded", None) or self._pixels(images)
+    def _train(
+        self,
+        images: ImageCollection,
+        network: CPCNetwork,
+        pixels: Pixels,
+        *,
+        one_pass: bool = False,
+    ) -> None:
+        """All epochs, or one more at a constant rate."""
         pixels.fill(progress=bool(self.verbose))
-        past = getattr(self, "_online", None)
-        pretraining = past or self._pretraining()
+        network = network.to(resolve_device(self.device))
         checkpoint = None
-        if resumes and self.checkpoint_dir is not None:
-            checkpoint = Checkpoint(self.checkpoint_dir, self._described(images))
-        pretraining.run(pixels, epochs, checkpoint, progress=bool(self.verbose))
-        if not resumes:
+        if self.checkpoint_dir is not None and not one_pass:
+            checkpoint = Checkpoint(self.checkpoint_dir, self._described(images, network))
+        pretraining = getattr(self, "_online", None) or self._pretraining(network)
+        if one_pass and hasattr(self, "history_"):
+            pretraining.history = self.history_.to_dict("records")
+        epochs = len(pretraining.history) + 1 if one_pass else self.epochs
+        pretraining.run(pixels, epochs, checkpoint, constant=one_pass, progress=bool(self.verbose))
+        if one_pass:
             self._online = pretraining
-        self.history_ = pd.DataFrame(pretraining.history)
+        self.network_ = network
+        self.history_: pd.DataFrame = pd.DataFrame(pretraining.history)
         rank = self.history_["effective_rank"].iloc[-1]
         if rank < _COLLAPSED and len(images) >= _JUDGED:
             warnings.warn(
-                f"the features use {rank:.1f} directions of {self.n_features}: they have "
+                f"the features use {rank:.1f} directions of {self._plan['n_features']}: they have "
                 "collapsed, and tell hardly anything apart. Try a smaller lr, more pictures a "
                 "batch, or larger patches",
                 CollapseWarning,
                 stacklevel=3,
             )
 
-    def _pretraining(self) -> Pretraining:
+    def _pretraining(self, network: CPCNetwork) -> Pretraining:
         augment = self.patch_augment
         color = isinstance(augment, str) and augment == "color"
         options = {
@@ -391,7 +406,7 @@ class CPCFeatures(
             for name in ("temperature", "n_negatives", "lr", "epochs", "batch_size")
         }
         return Pretraining(
-            self.network_,
+            network,
             self._preprocessing.mean,
             self._preprocessing.std,
             {**options, "bf16": self.precision == "bf16", "seed": self._seed},
@@ -403,7 +418,7 @@ class CPCFeatures(
         n_threads = int(joblib.effective_n_jobs(-1 if self.n_jobs is None else self.n_jobs))
         return Pixels(images, self._preprocessing, n_threads, self.cache_bytes)
 
-    def _described(self, images: ImageCollection) -> dict[str, Any]:
+    def _described(self, images: ImageCollection, network: CPCNetwork) -> dict[str, Any]:
         """Everything that decides the result of a fit."""
         ignored = {
             "checkpoint_dir", "device", "n_jobs", "output", "pooling", "random_state", "store",
@@ -414,6 +429,7 @@ class CPCFeatures(
         return {
             **{k: v for k, v in self.get_params(deep=False).items() if k not in ignored},
             "pictures": picture_digests(images, known),
+            "network": digest_tensors(network),
             "seed": self._seed,
         }
 
@@ -446,13 +462,15 @@ class CPCFeatures(
         augment: Any = self.patch_augment
         known = isinstance(augment, Augmentation) or augment in ("color", "light", None)
         checks.that("patch_augment", augment, known, 'an Augmentation, "color", "light" or None')
+        if isinstance(augment, Augmentation):
+            augment.check(checks)
         checks.attempt(resolve_device, self.device)
         checks.attempt(resolve_store, self.store)
         checks.done()
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
-        state = {k: v for k, v in state.items() if k not in ("_online", "_decoded")}
+        state = {k: v for k, v in state.items() if k != "_online"}
         if "network_" in state:
             tensors = state.pop("network_").state_dict()
             state["_tensors"] = stow({name: t.cpu() for name, t in tensors.items()})

@@ -6,10 +6,11 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils import check_consistent_length
+from sklearn.utils import check_consistent_length, get_tags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
@@ -23,7 +24,8 @@ __all__ = ["LinearProbe"]
 def _classifier_has(method: str) -> Any:
     def has(self: LinearProbe) -> bool:
         fitted = getattr(self, "classifier_", None)
-        getattr(fitted if fitted is not None else self.classifier or LogisticProbe(), method)
+        unfitted = LogisticProbe() if self.classifier is None else self.classifier
+        getattr(unfitted if fitted is None else fitted, method)
         return True
 
     return has
@@ -91,11 +93,11 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
                 "single picture may be"
             )
         check_consistent_length(X, y)
-        labels = np.asarray(y)
+        labels = _as_labels(y)
         labelled = _labelled(labels)
         if not labelled.any():
             raise ValueError("y has no labels: all of it is -1 or None")
-        self.encoder_ = clone(CPCFeatures() if self.encoder is None else self.encoder).fit(X)
+        self.encoder_ = clone(CPCFeatures() if self.encoder is None else self.encoder).fit(X, None)
         default = make_pipeline(StandardScaler(), LogisticProbe(C=0.1))
         classifier = clone(default if self.classifier is None else self.classifier)
         known = np.array(labels[labelled].tolist())
@@ -158,16 +160,26 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.input_tags = (self.encoder or CPCFeatures()).__sklearn_tags__().input_tags
+        encoder = CPCFeatures() if self.encoder is None else self.encoder
+        tags.input_tags = get_tags(encoder).input_tags
         return tags
 
 
+def _as_labels(y: Any) -> npt.NDArray[Any]:
+    """Numbers as they are; everything else as objects, so that -1 and None stay what they are."""
+    labels = np.asarray(y)
+    if labels.dtype.kind in "iufb":
+        return labels
+    if isinstance(y, np.ndarray) and y.dtype.kind == "U" and (y == "-1").any():
+        raise ValueError(
+            'y is an array of strings, in which "-1" cannot be told from a label; make it one of '
+            "objects, with None for pictures without a label"
+        )
+    return np.asarray(y, dtype=object)
+
+
 def _labelled(labels: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    if labels.dtype.kind == "O":
-        return np.array([label is not None and label != -1 for label in labels.tolist()])
-    if labels.dtype.kind in "iuf":
-        return np.asarray(labels != -1)
-    return np.ones(len(labels), dtype=bool)
+    return np.asarray(~pd.isna(labels) & (labels != -1))
 
 
 def _rows(X: Any, positions: npt.NDArray[np.intp]) -> Any:

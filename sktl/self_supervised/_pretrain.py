@@ -64,9 +64,17 @@ class Pretraining:
         self.history: list[dict[str, float]] = []
 
     def run(
-        self, pixels: Pixels, epochs: int, checkpoint: Checkpoint | None, *, progress: bool
+        self,
+        pixels: Pixels,
+        epochs: int,
+        checkpoint: Checkpoint | None,
+        *,
+        constant: bool = False,
+        progress: bool = False,
     ) -> None:
         """Train up to an epoch, or what is left of it after the last checkpoint.
+
+        The rate is constant, or rises and falls over all of the epochs.
 
         Raises
         ------
@@ -79,13 +87,13 @@ class Pretraining:
             self.optimizer.load_state_dict(state["optimizer"])
             self.history = state["history"]
         devices = [self.device] if self.device.type == "cuda" else []
-        total = epochs * -(-len(pixels) // self.options["batch_size"])
+        total = (epochs - len(self.history)) * -(-len(pixels) // self.options["batch_size"])
         with (
             torch.random.fork_rng(devices=devices),
             tqdm(total=total, unit="batch", delay=3, disable=not progress) as bar,
         ):
             for epoch in range(len(self.history), epochs):
-                self._epoch(pixels, epoch, epochs, bar)
+                self._epoch(pixels, epoch, None if constant else epochs, bar)
                 if checkpoint is not None:
                     checkpoint.write(
                         {
@@ -96,7 +104,7 @@ class Pretraining:
                     )
         self.network.eval()
 
-    def _epoch(self, pixels: Pixels, epoch: int, epochs: int, bar: Any) -> None:
+    def _epoch(self, pixels: Pixels, epoch: int, epochs: int | None, bar: Any) -> None:
         options, start = self.options, time.perf_counter()
         seed = options["seed"]
         rng = np.random.default_rng([seed, epoch, 1])
@@ -110,8 +118,10 @@ class Pretraining:
         sums = np.zeros(4)
         for number, (X, _) in enumerate(batches):
             # Half a cosine down to zero, behind a twentieth of the way up.
-            done = (epoch + number / len(batches)) / epochs
-            lr = options["lr"] * min(1.0, done / 0.05 + 0.02) * (1 + math.cos(math.pi * done)) / 2
+            lr = options["lr"]
+            if epochs is not None:
+                done = (epoch + number / len(batches)) / epochs
+                lr *= min(1.0, done / 0.05 + 0.02) * (1 + math.cos(math.pi * done)) / 2
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
             loss, accuracy, chance, bound = self._step(X["x"].to(self.device), rng, generator)

@@ -30,12 +30,15 @@ class Luggage:
         Where weights lie, while loading.
     with_weights : bool
         Whether pretrained weights are taken along.
+    device : str
+        What becomes of the parameter `device`, while loading.
     """
 
     tensors: dict[str, Any] = field(default_factory=dict)
     networks: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     folder: Path | None = None
     with_weights: bool = False
+    device: str = "auto"
 
 
 _open: ContextVar[Luggage | None] = ContextVar("_open", default=None)
@@ -82,18 +85,26 @@ class PortableMixin:
         if luggage is None:
             return state
         state = {name: _plain(name, value) for name, value in state.items()}
-        if luggage.with_weights and isinstance(state.get("backbone"), str) and state["weights"]:
-            state["weights"] = self._carried(luggage, state)
+        weights = state.get("weights")
+        if isinstance(state.get("backbone"), str) and weights:
+            # Weights that came with another saved model have no other name.
+            came_along = Path(weights).with_name("sktl.json").is_file()
+            if luggage.with_weights or came_along:
+                state["weights"] = self._carried(luggage, state)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         luggage = _open.get()
         if luggage is not None:
+            state = {name: _plain(name, value) for name, value in state.items()}
             state = {name: _restored(value) for name, value in state.items()}
             weights = state.get("weights")
             if isinstance(weights, str) and weights.startswith(_PREFIX):
                 assert luggage.folder is not None
-                state["weights"] = str(luggage.folder / weights.removeprefix(_PREFIX))
+                # A name alone: whoever wrote the file chooses no other place on this machine.
+                state["weights"] = str(luggage.folder / Path(weights.removeprefix(_PREFIX)).name)
+            if "device" in state:
+                state["device"] = luggage.device
         whole: Any = super()
         whole.__setstate__(state)
 
@@ -119,7 +130,11 @@ class Table:
 def _plain(name: str, value: Any) -> Any:
     """A value of a state without types that belong to one machine or library version."""
     if name == "store":
-        return value if value is None or value == "memory" else "default"
+        return (
+            value if value is None or (isinstance(value, str) and value == "memory") else "default"
+        )
+    if name == "checkpoint_dir":
+        return None
     if name == "device":
         return str(value)
     if isinstance(value, os.PathLike):

@@ -1,5 +1,6 @@
 """Archives: unpacked whole, and refused where they would write elsewhere."""
 
+import gzip
 import io
 import os
 import stat
@@ -165,6 +166,48 @@ def test_damaged_archives(tmp_path, target, make, kind):
         content = content[: len(content) // 2]
     archive.write_bytes(content)
     with pytest.raises(DatasetError, match=rf"set\.{kind}.*damaged"):
+        unpack(archive, target)
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:1024],  # between the members
+        lambda content: content[:1200],  # in the second one's header
+        lambda content: content[:1024] + b"x" * 512 + content[1536:],
+        lambda content: content[:2048],  # all members, but not the end's mark
+    ],
+)
+def test_a_tar_that_is_cut_or_damaged_between_members(tmp_path, target, mode, damage):
+    whole = tar_of(tmp_path / "whole.tar", ("1.txt", b"one"), ("2.txt", b"two")).read_bytes()
+    content = damage(whole)
+    archive = tmp_path / "set.tar"
+    archive.write_bytes(gzip.compress(content) if mode == "w:gz" else content)
+    with pytest.raises(DatasetError, match=r"set\.tar is damaged"):
+        unpack(archive, target)
+
+
+def test_a_tar_whose_end_is_one_block_of_zeros(tmp_path, target):
+    """Half of the mark is enough: no member is missing."""
+    archive = tar_of(tmp_path / "set.tar", ("1.txt", b"one"), ("2.txt", b"two"))
+    archive.write_bytes(archive.read_bytes()[: 4 * 512 + 512])
+    unpack(archive, target)
+    assert files(target) == {"1.txt": b"one", "2.txt": b"two"}
+
+
+@pytest.mark.parametrize("layout", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_a_tar_of_long_names(tmp_path, target, layout):
+    archive, name = tmp_path / "set.tar", f"{'a' * 60}/{'b' * 120}.txt"
+    with tarfile.open(archive, "w", format=layout) as tar:
+        info = tarfile.TarInfo(name)
+        info.size = 3
+        tar.addfile(info, io.BytesIO(b"one"))
+    content = archive.read_bytes()
+    unpack(archive, target)
+    assert files(target) == {name: b"one"}
+    archive.write_bytes(content[:1024])  # the long name, but not the member
+    with pytest.raises(DatasetError, match=r"set\.tar .*damaged"):
         unpack(archive, target)
 
 

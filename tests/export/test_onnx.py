@@ -82,6 +82,20 @@ def _resized(way):
     return np.stack([np.asarray(picture) for picture in pictures])
 
 
+def test_rows_are_read_as_in_fit_and_a_good_file_is_kept(tmp_path):
+    rows = np.round(X.mean(axis=3).reshape(len(X), -1) / 16)
+    rows[0, :2] = 0, 16
+    reader = features(image_shape=(40, 40))
+    model = make_pipeline(reader, LogisticProbe()).fit(rows, TWO)
+    dark = rows.clip(0, 1)
+    file = export_onnx(model, tmp_path / "model.onnx", dark)
+    before = file.read_bytes()
+    with pytest.raises(SavedModelError):
+        export_onnx(make_pipeline(reader, SVC()).fit(rows, TWO), file, rows)
+    assert file.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
 @pytest.mark.parametrize(
     ("model", "culprit"),
     [

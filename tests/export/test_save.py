@@ -7,10 +7,10 @@ import textwrap
 
 import numpy as np
 import pytest
+import torch
 from sklearn.datasets import load_sample_images
 from sklearn.ensemble import StackingClassifier
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from torch import nn
@@ -22,7 +22,7 @@ from sktl import (
     ImageNetClassifier,
     LinearProbe,
     Phase,
-    make_top_k_scorer,
+    load_backbone,
 )
 from sktl.exceptions import SavedModelError
 from sktl.export import load, save
@@ -64,12 +64,6 @@ ESTIMATORS = {
             ("two", make_pipeline(features(layer=-2), LogisticRegression(max_iter=2000))),
         ],
         LogisticRegression(max_iter=2000),
-        cv=2,
-    ),
-    "search": lambda: GridSearchCV(
-        make_pipeline(features(), LogisticProbe()),
-        {"logisticprobe__C": [0.1, 1.0]},
-        scoring=make_top_k_scorer(1),
         cv=2,
     ),
     "probe": lambda: LinearProbe(cpc()),
@@ -149,6 +143,64 @@ def test_what_is_not_known_is_refused(tmp_path):
     with pytest.raises(SavedModelError, match=r"not trusted: \['subprocess.check_output'\]"):
         load(tmp_path / "model")
     assert load(tmp_path / "model", trusted=["subprocess.check_output"]) is not None
+
+
+def test_a_crafted_folder_runs_nothing(tmp_path):
+    """A chain of attributes from a trusted module to a command."""
+    import io
+    import zipfile
+
+    save(features().fit(X), tmp_path / "model")
+    witness = tmp_path / "witness"
+
+    def node(loader, content, name="np", module="sklearn.model_selection._split"):
+        return {
+            "__class__": name, "__module__": module, "__loader__": loader, "content": content,
+        }  # fmt: skip
+
+    function = node("FunctionNode", "np")
+    for name in ("lib", "_npyio_impl", "os", "system"):
+        function = node("MethodNode", {"func": name, "obj": function})
+    root = {
+        **node("DictNode", {f"touch {witness}": node("JsonNode", "1", "str", "builtins")},
+               "dict", "builtins"),
+        "key_types": node("ListNode", [function], "list", "builtins"),
+        "protocol": 2,
+        "_skops_version": "0.16.0",
+    }  # fmt: skip
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("schema.json", json.dumps(root))
+    (tmp_path / "model" / "estimator.skops").write_bytes(content.getvalue())
+    with pytest.raises(SavedModelError):
+        load(tmp_path / "model")
+    assert not witness.exists()
+
+
+def test_a_copy_of_a_standalone_copy(tmp_path):
+    weights = tmp_path / "w.pth"
+    torch.save(load_backbone("resnet18", None).module.state_dict(), weights)
+    model = CNNFeatures("resnet18", weights=weights, image_size=32, store=None).fit(X)
+    save(model, tmp_path / "a", standalone=True)
+    first = load(tmp_path / "a")
+    save(first, tmp_path / "b")
+    (tmp_path / "a").rename(tmp_path / "gone")
+    expected = model.transform(X)
+    weights.unlink()
+    again = load(tmp_path / "b")
+    assert again.weights == str(tmp_path / "b" / "weights_0.safetensors")
+    np.testing.assert_allclose(again.transform(X), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_places_and_devices_of_another_machine(tmp_path):
+    stack = ESTIMATORS["stack"]().fit(X, Y)
+    for _, member in stack.estimators:
+        member[0].set_params(store=tmp_path / "store.sqlite", device="cpu")
+    save(stack.fit(X, Y), tmp_path / "model")
+    again = load(tmp_path / "model", device="cpu")
+    member = again.estimators_[0][0]
+    assert (member.store, member.device) == ("default", "cpu")
+    assert load(tmp_path / "model").estimators_[0][0].device == "auto"
 
 
 def test_damage_and_later_formats(tmp_path):

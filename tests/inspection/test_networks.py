@@ -174,6 +174,14 @@ def test_cam_knows_any_linear_classifier_and_no_other(backbone, pictures):
         class_activation(LogisticRegression(), X)
 
 
+def test_a_pipeline_of_a_list_of_layers_is_refused(backbone, pictures):
+    X, y = pictures
+    features = CNNFeatures(backbone, layer=["1"], store=None)
+    model = make_pipeline(features, LogisticRegression()).fit(X, y)
+    with pytest.raises(ParameterError, match=r"must be one; got .*layer=\['1'\]"):
+        class_activation(model, X)
+
+
 def test_grad_cam_of_a_backbone_by_hand(backbone, pictures):
     X, _ = pictures
     found = class_activation(backbone, X, target=2)

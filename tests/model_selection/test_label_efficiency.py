@@ -1,32 +1,37 @@
 """The curve: the same labels for all ways, none seen by the encoder, numbers by hand."""
 
+import itertools
 from typing import ClassVar
 
 import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.datasets import load_digits
+from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
+from sklearn.pipeline import make_pipeline
+from torch import nn
 
-from sktl import CNNClassifier, CPCFeatures, Phase
+from sktl import CNNClassifier, CPCFeatures, Phase, as_images
+from sktl.backbones import Backbone, Preprocessing
 from sktl.exceptions import ParameterError
 from sktl.model_selection import LabelEfficiency, label_efficiency_curve
-from sktl.model_selection._label_efficiency import _untrained
+from sktl.model_selection._label_efficiency import _as_images, _nested, _untrained
 
 matplotlib.use("agg")
 
 X, Y = load_digits(n_class=4, return_X_y=True)
-X, Y = X[:240], Y[:240]
+X, Y = X[:120], Y[:120]
+PICTURES = [*(15 * X.reshape(-1, 8, 8)).astype(np.uint8)]
 
 
 def cpc(**parameters):
-    return CPCFeatures(
-        image_shape=(8, 8), image_size=16, n_features=16, epochs=1, random_state=0, store=None,
-        **parameters,
-    )  # fmt: skip
+    return CPCFeatures(image_shape=(8, 8), n_features=16, epochs=1, random_state=0, store=None,
+                       **parameters)  # fmt: skip
 
 
 class Recorder(CPCFeatures):
@@ -42,9 +47,7 @@ class Recorder(CPCFeatures):
 
 def test_ways_folds_and_fractions():
     folds = list(StratifiedKFold(2).split(X, Y))
-    encoder = Recorder(
-        image_shape=(8, 8), image_size=16, n_features=16, epochs=1, random_state=0, store=None
-    )
+    encoder = Recorder(**cpc().get_params())
     curve = label_efficiency_curve(
         encoder, X, Y, fractions=[1, 0.2], cv=folds, random_state=0,
         classifier=LogisticRegression(max_iter=1000),
@@ -57,11 +60,11 @@ def test_ways_folds_and_fractions():
             random_state=0, store=None,
         ),
     )  # fmt: skip
-    assert Recorder.seen == [120, 120], "once a fold, on its training part"
+    assert Recorder.seen == [60, 60], "once a fold, on its training part"
     table = curve.table
     assert len(table) == 2 * 2 * 4
     assert set(table["way"]) == {"probe", "fine_tuned", "scratch", "raw"}
-    assert table.groupby("fraction")["n_labels"].unique().explode().to_dict() == {0.2: 24, 1: 120}
+    assert table.groupby("fraction")["n_labels"].unique().explode().to_dict() == {0.2: 12, 1: 60}
     train, test = folds[0]
     raw = LogisticRegression(max_iter=1000)
     whole = table.query("fold == 0 and fraction == 1 and way == 'raw'")["accuracy"].item()
@@ -75,13 +78,14 @@ def test_ways_folds_and_fractions():
 
 
 def test_default_ways():
+    fold = (np.arange(80), np.arange(80, 120))
     curve = label_efficiency_curve(
-        cpc(pooling="flatten"), X, Y, fractions=[0.3], cv=2, fine_tuned="same", random_state=0
+        cpc(pooling="flatten"), X, Y, fractions=[0.3], cv=[fold], fine_tuned="same", random_state=0
     )
-    means = curve.table.groupby("way")["accuracy"].mean()
-    assert set(means.index) == {"probe", "fine_tuned", "scratch", "raw"}
-    assert (means > 0.6).all(), means
-    assert "36 labels: pretraining" in curve.verdict
+    accuracy = curve.table.set_index("way")["accuracy"]
+    assert set(accuracy.index) == {"probe", "fine_tuned", "scratch", "raw"}
+    assert (accuracy > 0.5).all(), accuracy
+    assert "24 labels: pretraining" in curve.verdict
 
 
 def test_the_verdict_is_plain():
@@ -97,6 +101,47 @@ def test_the_verdict_is_plain():
     assert "+10.0 points" in second
 
 
+def test_a_fraction_is_one_point_though_folds_differ_in_size():
+    rows = [
+        (0, 0.1, 10, "raw", 0.5), (1, 0.1, 12, "raw", 0.7),
+        (0, 1.0, 100, "raw", 0.8), (1, 1.0, 120, "raw", 0.9),
+    ]  # fmt: skip
+    columns = ["fold", "fraction", "n_labels", "way", "accuracy"]
+    ax = LabelEfficiency(pd.DataFrame(rows, columns=columns)).plot()
+    line, _, (bars,) = ax.containers[0]
+    np.testing.assert_allclose(line.get_xydata(), [[11, 60], [110, 85]])
+    spread = [segment[:, 1] for segment in bars.get_segments()]
+    np.testing.assert_allclose(spread, [[50, 70], [80, 90]])  # means 60 and 85, spread 10 and 5
+    matplotlib.pyplot.close(ax.figure)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_labels_are_drawn_class_by_class(seed):
+    y = np.random.default_rng(seed).permutation(np.repeat(["a", "b", "c"], [150, 150, 10]))
+    fractions = [0.99, 0.03, 1, 0.5, 0.01]
+    drawn = _nested(y, fractions, np.random.RandomState(seed))
+    assert [fraction for fraction, _ in drawn] == sorted(fractions)
+    numbers = [dict(zip(*np.unique(y[rows], return_counts=True), strict=True)) for _, rows in drawn]
+    assert numbers[0] == {"a": 1, "b": 1, "c": 1}
+    assert numbers[1] == {"a": 4, "b": 4, "c": 1}
+    assert numbers[2] == {"a": 75, "b": 75, "c": 5}
+    assert numbers[4] == {"a": 150, "b": 150, "c": 10}
+    assert [len(rows) for _, rows in drawn] == [3, 9, 155, 307, 310]
+    for (_, few), (_, more) in itertools.pairwise(drawn):
+        assert set(few) < set(more)
+    again = _nested(y, fractions, np.random.RandomState(seed))
+    assert all((rows == same).all() for (_, rows), (_, same) in zip(drawn, again, strict=True))
+    other = _nested(y, fractions, np.random.RandomState(seed + 5))
+    assert (drawn[1][1] != other[1][1]).any()
+
+
+def test_a_class_of_one_and_fractions_of_which_little_is_left():
+    y = np.repeat([0, 1, 2], [150, 149, 1])
+    (_, most), (_, everything) = _nested(y, [0.99, 1], np.random.RandomState(0))
+    assert 299 in most
+    assert (len(most), len(everything)) == (297, 300)
+
+
 def test_the_rival_starts_anew():
     trained = cpc().fit(X).encoder_
     fresh, again = _untrained(trained, 0), _untrained(trained, 0)
@@ -106,26 +151,76 @@ def test_the_rival_starts_anew():
     assert all((tensors[1][name] == tensors[2][name]).all() for name in tensors[1])
 
 
-def test_wrong_fractions():
-    with pytest.raises(ParameterError, match=r"above 0 and at most 1; got \[0, 2\]"):
-        label_efficiency_curve(cpc(), X, Y, fractions=[0, 2])
-    with pytest.raises(ParameterError, match="leaves 2 for 4 classes"):
-        label_efficiency_curve(cpc(), X, Y, fractions=[0.02], cv=2)
+class Scaled(nn.Module):
+    """Has a parameter that no layer resets."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.gamma = nn.Conv2d(3, 4, 3), nn.Parameter(torch.tensor([7.0]))
+
+    def forward(self, x):
+        return self.gamma * self.conv(x)
 
 
-class Pixels(TransformerMixin, BaseEstimator):
-    """No network inside."""
+class Encoder(TransformerMixin, BaseEstimator):
+    """Mean colours; its network has learnt nothing."""
+
+    def __init__(self, network=None):
+        self.network = network
 
     def fit(self, X, y=None):
+        if self.network is not None:
+            preprocessing = Preprocessing(size=8, resize=8)
+            self.encoder_ = Backbone(self.network, preprocessing=preprocessing)
         return self
 
     def transform(self, X):
-        return np.zeros((len(X), 2))
+        return np.array([np.asarray(X.read_rgb(i)).mean((0, 1)) for i in range(len(X))])
+
+
+def test_what_cannot_start_anew_is_refused():
+    with pytest.raises(ParameterError, match=r"new weights: gamma belong.*scratch=None"):
+        label_efficiency_curve(Encoder(Scaled()), PICTURES, Y, fractions=[1], cv=2)
+    curve = label_efficiency_curve(
+        Encoder(Scaled()), PICTURES, Y, fractions=[1], cv=2, scratch=None
+    )
+    assert set(curve.table["way"]) == {"probe", "raw"}
+
+
+def test_an_encoder_without_a_network_is_refused_where_one_is_needed():
+    with pytest.raises(ParameterError, match='scratch="same", raw=True: Encoder has no network'):
+        label_efficiency_curve(Encoder(), PICTURES, Y, cv=2, fractions=[1])
+    with pytest.raises(ParameterError, match="raw=True: Encoder has no network"):
+        label_efficiency_curve(Encoder(), PICTURES, Y, cv=2, fractions=[1], scratch=None)
+    Recorder.seen.clear()
+    encoder = make_pipeline(Recorder(**cpc().get_params()), PCA(2))
+    with pytest.raises(ParameterError, match="Pipeline has no network"):
+        label_efficiency_curve(encoder, X, Y, cv=2)
+    assert Recorder.seen == [], "it was known before"
+    with pytest.raises(ParameterError, match=r"scratch must be .* got 'alike'"):
+        label_efficiency_curve(cpc(), X, Y, scratch="alike")
+
+
+def test_pictures_are_read_as_the_encoder_reads_them():
+    clear = np.zeros((2, 8, 8, 4), np.uint8)
+    assert (_as_images(clear, CPCFeatures(background="black")).decode(0) == 0).all()
+    assert (_as_images(clear, CPCFeatures()).decode(0) == 255).all()
+    images = as_images(clear, background="red")
+    assert _as_images(images, CPCFeatures(background="black")) is images, "as of fit"
+
+
+def test_wrong_fractions():
+    with pytest.raises(ParameterError, match=r"above 0 and at most 1; got \[0, 2\]"):
+        label_efficiency_curve(cpc(), X, Y, fractions=iter([0, 2]))
+    with pytest.raises(ParameterError, match=r"got \[\]"):
+        label_efficiency_curve(cpc(), X, Y, fractions=[])
+    with pytest.raises(ParameterError, match="leaves 1 for 4 classes"):
+        label_efficiency_curve(cpc(), X, Y, fractions=[0.02], cv=2)
 
 
 def test_an_encoder_without_a_network():
     curve = label_efficiency_curve(
-        Pixels(), [*X.reshape(-1, 8, 8)], Y, fractions=[1], cv=2, scratch=None, raw=False,
-        classifier=LogisticRegression(),
+        Encoder(), PICTURES, Y, fractions=(f for f in [1]), cv=2, scratch=None,
+        raw=False, classifier=LogisticRegression(),
     )  # fmt: skip
     assert curve.verdict == "There is nothing to compare the pretrained network with."

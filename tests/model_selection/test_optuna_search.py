@@ -1,14 +1,17 @@
 """OptunaSearch: the same scores as scikit-learn's own, pruning, resuming, workers, spaces."""
 
+import functools
 import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import optuna
 import pandas as pd
 import pytest
+import torch
 from joblib.externals.loky import get_reusable_executor
 from numpydoc.docscrape import ClassDoc
 from scipy import stats
@@ -16,7 +19,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.datasets import load_digits
 from sklearn.exceptions import FitFailedWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import balanced_accuracy_score
+from sklearn.metrics import balanced_accuracy_score, make_scorer
 from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold, cross_val_score
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
@@ -27,10 +30,11 @@ from sklearn.tree import DecisionTreeClassifier
 from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
 from torch import nn
 
-from sktl import CNNClassifier, CNNFeatures, FeatureStore, Phase, make_top_k_scorer
+from sktl import CNNClassifier, CNNFeatures, FeatureStore, Phase, as_images, make_top_k_scorer
 from sktl.backbones import Backbone, FeatureNetwork, Preprocessing
-from sktl.exceptions import MissingDependencyError, ParameterError
+from sktl.exceptions import ParameterError
 from sktl.model_selection import OptunaSearch, fine_tuning_space, frozen_space
+from sktl.model_selection._identity import identity, in_words
 
 X, Y = load_digits(n_class=3, return_X_y=True)
 X, Y = X[:150], Y[:150]
@@ -172,17 +176,17 @@ def test_the_same_seed_gives_the_same_trials(sampler):
     ("name", "sampler"),
     [
         ("journal.log", None),
-        ("journal.log", optuna.samplers.RandomSampler),
         ("trials.db", optuna.samplers.RandomSampler),
     ],
 )
 def test_a_search_that_goes_on_makes_the_trials_it_would_have_made(tmp_path, name, sampler):
-    whole = search(sampler=sampler, n_trials=12).fit(X, Y)
-    search(sampler=sampler, n_trials=5, storage=tmp_path / name).fit(X, Y)
-    rest = search(sampler=sampler, n_trials=12, storage=str(tmp_path / name)).fit(X, Y)
+    n = 12 if sampler is None else 5  # TPE begins with ten random ones
+    whole = search(sampler=sampler, n_trials=n).fit(X, Y)
+    search(sampler=sampler, n_trials=3, storage=tmp_path / name).fit(X, Y)
+    rest = search(sampler=sampler, n_trials=n, storage=str(tmp_path / name)).fit(X, Y)
     same(whole, rest)
     before = rest.study_.trials[-1].datetime_complete
-    done = search(sampler=sampler, n_trials=12, storage=tmp_path / name).fit(X, Y)
+    done = search(sampler=sampler, n_trials=n, storage=tmp_path / name).fit(X, Y)
     assert done.study_.trials[-1].datetime_complete == before, "a trial was run again"
     assert done.best_params_ == whole.best_params_
 
@@ -230,7 +234,8 @@ def test_a_killed_trial_does_not_count(tmp_path):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"y": 1 - np.minimum(Y, 1)}, "y"),
+        ({"y": 1 - np.minimum(Y, 1)}, "  y: "),
+        ({"X": X + 1}, "  X: 150 samples"),
         ({"cv": 4}, "folds"),
         ({"scoring": "balanced_accuracy"}, "scoring"),
         ({"estimator": KNeighborsClassifier(p=1)}, "estimator's p: 2 then, 1 now"),
@@ -240,19 +245,132 @@ def test_a_killed_trial_does_not_count(tmp_path):
 def test_a_study_of_something_else_is_refused(tmp_path, change, named):
     storage = tmp_path / "journal.log"
     search(storage=storage, n_trials=1).fit(X, Y)
-    y = change.pop("y", Y)
+    change = dict(change)
+    data = change.pop("X", X), change.pop("y", Y)
     with pytest.raises(ParameterError, match=named):
-        search(**{"storage": storage, **change}).fit(X, y)
-    search(**{"storage": storage, "study_name": "other", **change}).fit(X, y)
+        search(**{"storage": storage, **change}).fit(*data)
+    search(**{"storage": storage, "study_name": "other", "n_trials": 1, **change}).fit(*data)
 
 
 def test_what_does_not_matter_may_change(tmp_path):
-    storage = tmp_path / "journal.log"
-    search(SVC(cache_size=200), {"C": (0.1, 1.0)}, storage=storage, n_trials=1).fit(X, Y)
+    parameters = {"storage": tmp_path / "journal.log", "scoring": plain_scorer}
+    search(n_trials=1, **parameters).fit(X, Y)
     model = KNeighborsClassifier(n_jobs=1)
-    search(storage=storage, n_trials=1, study_name="knn").fit(X, Y)
-    found = search(model, storage=storage, n_trials=2, study_name="knn").fit(X, Y)
+    found = search(model, n_trials=2, **parameters).fit(np.asfortranarray(X), Y.copy())
     assert len(found.trials_) == 2
+
+
+def plain_scorer(estimator, X, y):
+    return estimator.score(X, y)
+
+
+# ---- what a study is of -------------------------------------------------------------------------
+
+
+class Weighs:
+    """A callable whose repr is its address."""
+
+    def __init__(self, weight):
+        self.weight, self.itself = weight, self
+
+    def __call__(self, estimator, X, y):
+        return self.weight * estimator.score(X, y)
+
+
+def network_of(weight):
+    net = nn.Sequential(nn.Conv2d(3, 2, 3))
+    nn.init.constant_(net[0].weight, weight)
+    nn.init.zeros_(net[0].bias)
+    return net
+
+
+def backbone_of(weight):
+    return Backbone(network_of(weight), preprocessing=Preprocessing(size=8, resize=8))
+
+
+LONG = np.arange(5000.0)
+
+
+@pytest.mark.parametrize(
+    ("make", "value", "other"),
+    [
+        (lambda v: {0: 1, 1: v}, 1, 100),
+        (lambda v: {"a": [np.array([v])]}, 1, 2),
+        (lambda v: np.where(LONG == 2500, v, LONG), 0, 1),
+        (lambda v: np.array(["a", v], dtype=object), "b", "c"),
+        (lambda v: pd.Series([1, v]), 2, 3),
+        (lambda v: {v, 1, 2}, 3, 4),
+        (lambda v: v, 1, "1"),
+        (lambda v: functools.partial(plain_scorer, X=v), 1, 2),
+        (Weighs, 1, 2),
+        (lambda v: Weighs(v).__call__, 1, 2),
+        (lambda v: v, plain_scorer, balanced_accuracy_score),
+        (lambda v: make_scorer(Weighs(v)), 1, 2),
+        (lambda v: make_scorer(balanced_accuracy_score, adjusted=v), False, True),
+        (lambda v: [KNeighborsClassifier(v)], 3, 5),
+        (make_top_k_scorer, 2, 3),
+        (lambda v: torch.tensor([v]), 1, 2),
+        (network_of, 1, 2),
+        (backbone_of, 1, 2),
+        (lambda v: stats.uniform(0, v), 1, 2),
+    ],
+)
+def test_values_are_told_apart_by_content(make, value, other):
+    text = in_words(make(value))
+    assert text == in_words(make(value)), "made anew, it is the same"
+    assert text != in_words(make(other))
+    assert " at 0x" not in text
+
+
+def test_dicts_in_any_order_and_states_of_generators():
+    assert in_words({1: "a", 2: "b"}) == in_words({2: "b", 1: "a"})
+    rng = np.random.RandomState(0)
+    before = in_words(rng)
+    rng.random()
+    assert in_words(rng) == before
+    assert in_words("x at 0x7f") == "'x at 0x7f'"
+    used = backbone_of(1)
+    used.shapes(["bottleneck"])
+    assert in_words(used) == in_words(backbone_of(1)), "what is cached is no part of it"
+
+
+def told(X, estimator=None, searched=(), **fit_params):
+    y = np.arange(len(X)) % 2
+    return identity(estimator or SVC(), searched, X, y, [([0], [1])], plain_scorer, fit_params)
+
+
+def test_pictures_are_told_apart_by_what_is_cheap():
+    paths = ["a.png", "b.png"]
+    same = told(paths)["X"]
+    for alike in (np.array(paths), pd.Series(paths), np.array(["a.png", "b.png"], "<U9")):
+        assert told(alike)["X"] == same
+    assert told([Path("a.png"), Path("b.png")])["X"] == same
+    assert told(["a.png", "c.png"])["X"] != same
+    lists = [np.zeros((2, 2)), np.zeros((2, 3))]
+    assert told(lists)["X"] == told([array.copy() for array in lists])["X"]
+    assert told(lists)["X"] != told([lists[0], lists[1] + 1])["X"]
+    assert told(np.zeros((2, 3)))["X"] == told(np.zeros((2, 3), order="F"))["X"]
+    assert told(pd.DataFrame({"a": [1, 2]}))["X"] != told(pd.DataFrame({"a": [1, 3]}))["X"]
+    assert told(as_images(paths))["X"] == "2 samples in ImageCollection"
+
+
+def test_parameters_that_are_searched_or_do_not_matter_are_left_out():
+    model = Pipeline([("scale", StandardScaler()), ("clf", SVC(class_weight={0: 1}))])
+    parts = told(X, model, {"clf__C"}, sample_weight=np.ones(3))
+    assert parts["estimator's clf__class_weight"] == "{0: 1}"
+    assert parts["estimator's steps"] == "[['scale', StandardScaler], ['clf', SVC]]"
+    assert parts["fit's sample_weight"].startswith("array of shape (3,)")
+    assert parts["scoring"].endswith("plain_scorer")
+    assert not {"estimator's clf__C", "estimator's memory"} & set(parts)
+    model.set_params(clf__C=7, memory="cache")
+    assert told(X, model, {"clf__C"}, sample_weight=np.ones(3)) == parts
+    model.set_params(clf__class_weight={0: 100})
+    assert told(X, model, {"clf__C"})["estimator's clf__class_weight"] == "{0: 100}"
+    before = told(X, CNNClassifier(phases=[("a", Phase())]), {"phases__a__lr"})
+    after = told(X, CNNClassifier(phases=[("a", Phase(lr=0.9))]), {"phases__a__lr"})
+    assert before == after
+    many = told(X, SVC(class_weight={i: i for i in range(200)}))["estimator's class_weight"]
+    assert len(many) < 150
 
 
 def test_studies_that_are_there_already(tmp_path):
@@ -271,24 +389,6 @@ def test_studies_that_are_there_already(tmp_path):
     foreign.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
     with pytest.raises(ParameterError, match="not made by OptunaSearch"):
         search(storage=url, study_name="foreign").fit(X, Y)
-
-
-@pytest.fixture
-def fresh_workers():
-    """Processes that are not left from tests that loaded less: loky takes growth for a leak."""
-    get_reusable_executor().shutdown(wait=True)
-
-
-@pytest.mark.usefixtures("fresh_workers")
-@pytest.mark.parametrize("name", [None, "trials.db"])
-def test_workers_share_the_trials(tmp_path, name):
-    storage = name and tmp_path / name
-    parameters = {"sampler": optuna.samplers.RandomSampler, "prune_by": None, "n_trials": 5}
-    alone = search(**parameters).fit(X, Y)
-    together = search(**parameters, n_jobs=2, storage=storage).fit(X, Y)
-    same(alone, together)  # random draws depend on the number of the trial alone
-    assert together.study_.best_value == together.best_score_
-    assert len(pickle.loads(pickle.dumps(together)).study_.trials) == 5
 
 
 def test_a_sampler_that_is_made_already():
@@ -358,25 +458,26 @@ PIXELS = (X * 15.9).astype(np.uint8)
 
 
 def test_pruning_by_epoch():
+    pixels, labels = PIXELS[:90], Y[:90]
     space = {"phases__train__lr": [0.001, 0.003, 1e-7]}
     order = Ordered(space)
     pruner = optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=1)
     parameters = {"cv": 2, "n_trials": 3, "sampler": order, "pruner": pruner}
-    found = search(network(), space, prune_by="epoch", **parameters).fit(PIXELS, Y)
+    found = search(network(), space, prune_by="epoch", **parameters).fit(pixels, labels)
     assert found.trials_["state"].tolist() == ["COMPLETE", "COMPLETE", "PRUNED"]
     first, _, last = found.study_.trials
     assert list(first.intermediate_values) == list(range(8)), "a step an epoch, over both folds"
     assert max(last.intermediate_values) == 1, "pruned where it may be first"
     # What is reported is what the network's own history says.
-    fold = next(StratifiedKFold(2).split(PIXELS, Y))[0]
-    model = network().set_params(phases__train__lr=0.001).fit(PIXELS[fold], Y[fold])
+    fold = next(StratifiedKFold(2).split(pixels, labels))[0]
+    model = network().set_params(phases__train__lr=0.001).fit(pixels[fold], labels[fold])
     best = model.history_["valid_top1"].cummax()
     np.testing.assert_allclose([first.intermediate_values[i] for i in range(4)], best)
     # After it, the mean over the folds so far.
     later = [first.intermediate_values[i] for i in range(4, 8)]
     assert later == sorted(later)
     assert later[0] >= best.iloc[-1] / 2
-    plain = search(network(), space, prune_by=None, **parameters).fit(PIXELS, Y)
+    plain = search(network(), space, prune_by=None, **parameters).fit(pixels, labels)
     np.testing.assert_array_equal(
         plain.trials_["mean_test_score"][:2], found.trials_["mean_test_score"][:2]
     )
@@ -434,12 +535,6 @@ def test_failures():
 def test_wrong_parameters(parameters, message):
     with pytest.raises(ParameterError, match=message):
         search(**parameters).fit(X, Y)
-
-
-def test_optuna_is_optional(monkeypatch):
-    monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(MissingDependencyError, match=r"OptunaSearch needs.*sktl\[search\]"):
-        search().fit(X, Y)
 
 
 def test_importing_loads_neither_optuna_nor_torch():
@@ -531,8 +626,9 @@ def test_spaces_that_are_ready_made():
     model = Pipeline([("feat", CNNFeatures()), ("clf", LogisticRegression())])
     assert set(frozen_space()) <= set(model.get_params())
     assert set(fine_tuning_space()) <= set(CNNClassifier().get_params())
-    scratch = fine_tuning_space(phase="train", from_scratch=True)
+    scratch = fine_tuning_space(from_scratch=True)
     assert set(scratch) <= set(CNNClassifier(weights=None).get_params())
+    assert "phases__mine__lr" in fine_tuning_space(phase="mine", from_scratch=True)
     inside = Pipeline([("net", CNNClassifier())])
     assert set(fine_tuning_space(prefix="net__")) <= set(inside.get_params())
     renamed = frozen_space(features="f", classifier="svm", layers=[["a", "b"]])
@@ -557,27 +653,43 @@ def forwarded(monkeypatch):
     return batches
 
 
-@pytest.mark.parametrize("n_jobs", [1, 2])
-@pytest.mark.usefixtures("fresh_workers")
-def test_no_picture_is_forwarded_twice(tmp_path, forwarded, n_jobs):
+@pytest.fixture
+def of_features(tmp_path):
+    """A search over layers and C, its data, and the store."""
     net = nn.Sequential(nn.Conv2d(3, 4, 5, 2), nn.ReLU(), nn.Conv2d(4, 6, 3, 2), nn.ReLU())
     tiny = Backbone(net, preprocessing=Preprocessing(size=32, resize=32), name="tiny")
     store = FeatureStore(tmp_path / "features.sqlite")
-    model = Pipeline(
-        [
-            ("feat", CNNFeatures(tiny, store=store)),
-            ("clf", LogisticRegression(max_iter=500, tol=0.1)),
-        ]
-    )
+    classifier = LogisticRegression(max_iter=500, tol=0.1)
+    model = Pipeline([("feat", CNNFeatures(tiny, store=store)), ("clf", classifier)])
     pictures = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
     labels = np.arange(40) % 2
     pictures[labels == 1] //= 2
     space = {"feat__layer": ["1", "3", ["1", "3"]], "clf__C": (1e-3, 1.0, "log")}
-    found = search(model, space, n_trials=8, cv=4, n_jobs=n_jobs, prune_by=None)
-    found.fit(pictures, labels)
+    random = optuna.samplers.RandomSampler
+    model = search(model, space, n_trials=5, cv=2, prune_by=None, sampler=random)
+    return model, (pictures, labels), store
+
+
+def test_no_picture_is_forwarded_twice(of_features, forwarded):
+    model, data, store = of_features
+    found = model.fit(*data)
     assert sum(n for n in forwarded if n > 1) == 40, "one pass for both layers"
     assert store.info()["rows"].tolist() == [40, 40]
     assert len(found.trials_["param_feat__layer"].map(str).unique()) > 1
+
+
+def test_workers_share_the_trials_and_the_features(tmp_path, of_features, forwarded):
+    # Processes that are left from tests that loaded less: loky takes growth for a leak.
+    get_reusable_executor().shutdown(wait=True)
+    model, data, store = of_features
+    together = clone(model).set_params(n_jobs=2).fit(*data)
+    assert sum(n for n in forwarded if n > 1) == 40, "one pass, before the workers begin"
+    assert store.info()["rows"].tolist() == [40, 40]
+    same(model.fit(*data), together)  # random draws depend on the number of the trial alone
+    assert together.study_.best_value == together.best_score_
+    assert len(pickle.loads(pickle.dumps(together)).study_.trials) == 5
+    in_file = clone(model).set_params(n_jobs=2, storage=tmp_path / "trials.db")
+    same(model, in_file.fit(*data))
 
 
 def test_real_pictures(shared_data):

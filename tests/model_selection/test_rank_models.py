@@ -215,6 +215,10 @@ def test_wrong_arguments(ranking):
         rank_models([], X, Y)
     with pytest.raises(ParameterError, match="names must differ"):
         rank_models([GaussianNB(), GaussianNB()], X, Y)
+    with pytest.raises(ParameterError, match=r"names must be str; got \[1\]"):
+        rank_models({1: GaussianNB(), "b": KNeighborsClassifier()}, X, Y)
+    with pytest.raises(ParameterError, match=r"names must be str; got \[\(0, 1\)\]"):
+        rank_models([((0, 1), GaussianNB())], X, Y)
     with pytest.raises(ParameterError, match=r"classifiers, which .*'Ridge'.* are not"):
         rank_models([GaussianNB(), Ridge()], X, Y)
     with pytest.raises(ParameterError, match="k must be from 1 to 3"):

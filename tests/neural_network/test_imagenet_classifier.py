@@ -74,6 +74,17 @@ def test_labels_by_id_name_and_map():
     np.testing.assert_allclose(mapped.predict_proba(PHOTOGRAPHS).sum(axis=1), 1, rtol=1e-5)
     with pytest.raises(ParameterError, match="restrict=True"):
         clone(mapped).set_params(restrict=False).fit(PHOTOGRAPHS, [3, 7])
+    with pytest.raises(ParameterError, match="5 is neither a name nor a WordNet id"):
+        match_classes([0, 5], {0: "pug"})
+    assert match_classes([0], {0: np.int64(254)}) == {0: "n02110958"}
+    with pytest.raises(ParameterError, match="restrict=True alone"):
+        ImageNetClassifier(restrict=True, classes="dogs", label_map={0: "pug"}).fit(
+            PHOTOGRAPHS, [0, 0]
+        )
+    with pytest.raises(ParameterError, match=r"names of other classes.*'tiger'"):
+        ImageNetClassifier(label_map={"tiger": "tiger cat"}).fit(PHOTOGRAPHS, ["tiger", "tiger"])
+    with pytest.raises(ParameterError, match="''"):
+        match_classes([""])
     with pytest.raises(ParameterError, match="say what such labels mean in label_map"):
         ImageNetClassifier().fit(PHOTOGRAPHS, [3, 7])
 
@@ -87,7 +98,7 @@ def test_labels_that_match_nothing_are_all_listed():
     assert "3 labels cannot be matched" in message
     assert "'daysy' is none. Did you mean 'daisy'" in message
     assert "'zzz'" in message
-    assert "'CRAWFISH' is the name of several classes: n01984695" in message
+    assert "'CRAWFISH' is a name of several classes: n01984695" in message
     with pytest.raises(ParameterError, match=r"several labels of one class.*Palace"):
         ImageNetClassifier().fit(PHOTOGRAPHS, ["palace", "Palace"])
     with pytest.raises(ParameterError, match=r"outside of the subset.*palace"):
@@ -99,8 +110,10 @@ def test_names_that_differ_in_case_alone():
         "Cardigan": "n02113186",
         "cardigan": "n02963159",
     }
-    with pytest.raises(ParameterError, match="several"):
-        match_classes(["CARDIGAN"])
+    for label in ("CARDIGAN", "cardigan", "Cardigan", "crane"):
+        with pytest.raises(ParameterError, match="several"):
+            match_classes([label, "pug"])
+    assert match_classes(["cardigan"], among=choose_wnids("dogs")) == {"cardigan": "n02113186"}
     assert match_classes(["CARDIGAN"], among=choose_wnids("dogs")) == {"CARDIGAN": "n02113186"}
     assert match_classes(["black-and-tan_coonhound"]) == {"black-and-tan_coonhound": "n02089078"}
     assert match_classes(["alsatian"]) == {"alsatian": "n02106662"}
@@ -130,13 +143,20 @@ def test_a_subset_is_renormalised():
     assert make_out_of_subset_scorer()(free, PHOTOGRAPHS, dogs) == -1  # palace and daisy
     assert make_out_of_subset_scorer()(bound, PHOTOGRAPHS, dogs) == 0
     assert make_out_of_subset_scorer(["palace", "pug"])(free, PHOTOGRAPHS, dogs) == -0.5
+    assert out_of_subset_rate(["pug", "mop"], {"pug", "beagle"}) == 0.5
+    assert out_of_subset_rate(["pug", "mop"], {"pug": 1}.keys()) == 0.5
     with pytest.raises(ParameterError, match="at least one"):
         out_of_subset_rate([], ["pug"])
+    with pytest.raises(ParameterError, match="not one string"):
+        out_of_subset_rate(["pug"], "pug")
 
 
 def test_it_needs_no_fit_and_survives_a_pickle():
     model = ImageNetClassifier()
     assert model.predict(PHOTOGRAPHS).tolist() == ["palace", "daisy"]
+    assert not hasattr(model, "classes_"), "predict changed the estimator"
+    model.set_params(classes=iter(["pug", "beagle"]), restrict=True)
+    assert model.predict_proba(PHOTOGRAPHS).shape == (2, 2)
     fitted = ImageNetClassifier(restrict=True).fit(PHOTOGRAPHS, ["palace", "daisy"])
     content = pickle.dumps(fitted)
     assert len(content) < 100_000, "the weights are in the pickle"
