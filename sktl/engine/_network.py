@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from sktl.backbones import Backbone, BackboneSpec, Preprocessing, load_backbone
 from sktl.backbones._registry import is_registered, weights_key
+from sktl.exceptions import WeightsError
 
 if TYPE_CHECKING:
     from sktl.engine._store import FeatureStore
 
-__all__ = ["Network"]
+__all__ = ["Network", "require_same"]
 
 Layer = str | int
 
@@ -137,3 +138,26 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def require_same(fitted: BackboneSpec, now: BackboneSpec) -> None:
+    """Make sure that weights of the same name are still the same.
+
+    Parameters
+    ----------
+    fitted : BackboneSpec
+        Of the network that an estimator was fitted with.
+    now : BackboneSpec
+        Of the network that it finds.
+
+    Raises
+    ------
+    WeightsError
+        If a file has other weights by now.
+    """
+    named_alike = (now.name, now.weights) == (fitted.name, fitted.weights)
+    if named_alike and now.source != "module" and now.digest != fitted.digest:
+        raise WeightsError(
+            f"the weights {now.weights!r} of {now.name} are not those of the fit: their digest was "
+            f"{fitted.digest[:12]} and is {now.digest[:12]}. Fit again, or bring the old ones back"
+        )

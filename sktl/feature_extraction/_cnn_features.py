@@ -16,6 +16,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from sktl.engine import FeatureStore, Network, Recipe, compute_features, resolve_store
+from sktl.engine._network import require_same
 from sktl.engine._recipe import PRECISIONS
 from sktl.engine._runtime import RUNTIMES, check_runtime
 from sktl.exceptions import (
@@ -213,7 +214,10 @@ class CNNFeatures(PortableMixin, ImageEstimatorMixin, TransformerMixin, BaseEsti
         """
         self._check_parameters()
         images = self._read_images(X, reset=False)
-        return self._features(images, self._network())
+        network = self._network()
+        if hasattr(self, "backbone_spec_"):
+            require_same(self.backbone_spec_, network.spec)
+        return self._features(images, network)
 
     def fit_transform(self, X: Any, y: Any = None, **fit_params: Any) -> npt.NDArray[np.float32]:
         """Fit, then give the features of the same pictures.

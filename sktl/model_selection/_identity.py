@@ -102,7 +102,7 @@ def _object(value: Any, listed: AbstractSet[int]) -> str:
         return f"{kind} {weights}"
     try:
         text = repr(value)
-    except Exception:  # a scorer of scikit-learn's has none for a callable without a name
+    except AttributeError:  # a scorer of scikit-learn's has none for a callable without a name
         text = "..."
     if not _ADDRESS.search(text) and "..." not in text:
         return text

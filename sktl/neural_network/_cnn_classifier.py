@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d
 
 from sktl.engine import resolve_store
 from sktl.engine._digests import picture_digests
+from sktl.engine._network import require_same
 from sktl.exceptions import ImageDecodeError, ParameterError
 from sktl.images import ImageCollection, ImageEstimatorMixin
 from sktl.neural_network._build import Built, build, logits_of, preprocessing_of
@@ -34,7 +35,7 @@ from sktl.utils._torch import resolve_device
 if TYPE_CHECKING:
     import torch
 
-    from sktl.backbones import Backbone
+    from sktl.backbones import Backbone, BackboneSpec
     from sktl.engine import FeatureStore
 
 __all__ = ["CNNClassifier"]
@@ -552,6 +553,9 @@ class CNNClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, BaseEst
         check_is_fitted(self, "classes_")
         if "_made" not in vars(self):
             self._made = build(self, self._seed, self._statistics, len(self.classes_))
+            if hasattr(self, "_spec") and self._states:
+                require_same(self._spec, self._made.spec)
+            self._spec: BackboneSpec = self._made.spec
             self._load(getattr(self, "_loaded", self.keep))
         return self._made
 

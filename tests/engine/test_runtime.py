@@ -79,6 +79,7 @@ def test_many_pictures_go_to_the_runtime_that_is_found_to_be_faster(monkeypatch)
         return seconds[type(runner).__name__]
 
     monkeypatch.setattr(_runtime, "_time_of", time_of)
+    monkeypatch.setattr(_runtime, "_check_export", lambda *arguments: None)  # it runs them too
     used = []
     for kind in (_runtime._TorchRunner, _runtime._OnnxRunner):
 
@@ -96,6 +97,23 @@ def test_many_pictures_go_to_the_runtime_that_is_found_to_be_faster(monkeypatch)
     used.clear()
     features.fit_transform(pictures(5))
     assert set(used) == {"_TorchRunner"}
+
+
+class OneByOne(nn.Module):
+    """What a tracer takes for a fixed number of pictures."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        return torch.cat([self.convolution(picture[None]) for picture in x])
+
+
+def test_an_export_that_holds_for_one_batch_size_alone_is_refused():
+    own = Backbone(OneByOne(), preprocessing=Preprocessing(size=32, resize=32))
+    with pytest.raises(ParameterError, match=r"batches of any size|for \d pictures"):
+        CNNFeatures(own, runtime="onnxruntime", store=None).fit_transform(pictures(6))
 
 
 def test_timing_a_runner_runs_it():

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 from torch import nn
 
-from sktl import CNNFeatures, as_images, load_backbone
+from sktl import CNNClassifier, CNNFeatures, Phase, as_images, load_backbone
 from sktl.backbones import Backbone, Preprocessing, register_backbone
 from sktl.exceptions import (
     BackboneNotFoundError,
@@ -276,3 +276,25 @@ def test_the_imagenet_samples_are_recognised(shared_data):
     predicted = (exact @ weight.T + bias).argmax(axis=1)
     np.testing.assert_array_equal((default @ weight.T + bias).argmax(axis=1), predicted)
     assert np.mean(predicted == truth) == pytest.approx(0.883, abs=0.005)
+
+
+def test_other_weights_under_the_same_name_are_noticed(tmp_path):
+    """A pickle names its weights; the file may have changed since."""
+    images, labels = load_sample_images().images, ["temple", "flower"]
+    file = tmp_path / "w.pth"
+    torch.save(load_backbone("resnet18", None, random_state=1).module.state_dict(), file)
+    shared = {"weights": file, "image_size": 32, "store": None}
+    phases = [("head", Phase("head", 1))]
+    fitted = [
+        CNNFeatures("resnet18", **shared).fit(images),
+        CNNClassifier("resnet18", phases=phases, validation=None, random_state=0, **shared).fit(
+            images, labels
+        ),
+    ]
+    contents = [pickle.dumps(estimator) for estimator in fitted]
+    torch.save(load_backbone("resnet18", None, random_state=2).module.state_dict(), file)
+    for content in contents:
+        estimator = pickle.loads(content)
+        use = getattr(estimator, "transform", None) or estimator.predict
+        with pytest.raises(WeightsError, match="are not those of the fit"):
+            use(images)

@@ -35,6 +35,8 @@ from sktl.backbones import Backbone, FeatureNetwork, Preprocessing
 from sktl.exceptions import ParameterError
 from sktl.model_selection import OptunaSearch, fine_tuning_space, frozen_space
 from sktl.model_selection._identity import identity, in_words
+from sktl.model_selection._optuna_search import _warm
+from sktl.model_selection._spaces import named_space
 
 X, Y = load_digits(n_class=3, return_X_y=True)
 X, Y = X[:150], Y[:150]
@@ -49,7 +51,7 @@ def search(estimator=None, space=None, **parameters):
     )
 
 
-CHECKED = search(LogisticRegression(), {"C": (0.1, 1.0)}, n_trials=2, cv=2, error_score="raise")
+CHECKED = search(LogisticRegression(), {"C": (0.1, 1.0)}, n_trials=1, cv=2, error_score="raise")
 
 
 @parametrize_with_checks([CHECKED])
@@ -391,6 +393,19 @@ def test_studies_that_are_there_already(tmp_path):
         search(storage=url, study_name="foreign").fit(X, Y)
 
 
+def test_workers_share_the_trials(tmp_path):
+    # Processes that are left from tests that loaded less: loky takes growth for a leak.
+    get_reusable_executor().shutdown(wait=True)
+    parameters = {"sampler": optuna.samplers.RandomSampler, "prune_by": None, "n_trials": 4}
+    alone = search(**parameters).fit(X, Y)
+    together = search(**parameters, n_jobs=2).fit(X, Y)
+    same(alone, together)  # random draws depend on the number of the trial alone
+    assert together.study_.best_value == together.best_score_
+    assert len(pickle.loads(pickle.dumps(together)).study_.trials) == 4
+    in_file = search(**parameters, n_jobs=2, storage=tmp_path / "trials.db").fit(X, Y)
+    same(alone, in_file)
+
+
 def test_a_sampler_that_is_made_already():
     grid = optuna.samplers.GridSampler({"n_neighbors": [1, 5], "weights": ["uniform"]}, seed=0)
     found = search(sampler=grid, n_trials=2, prune_by=None).fit(X, Y)
@@ -678,18 +693,14 @@ def test_no_picture_is_forwarded_twice(of_features, forwarded):
     assert len(found.trials_["param_feat__layer"].map(str).unique()) > 1
 
 
-def test_workers_share_the_trials_and_the_features(tmp_path, of_features, forwarded):
-    # Processes that are left from tests that loaded less: loky takes growth for a leak.
-    get_reusable_executor().shutdown(wait=True)
-    model, data, store = of_features
-    together = clone(model).set_params(n_jobs=2).fit(*data)
-    assert sum(n for n in forwarded if n > 1) == 40, "one pass, before the workers begin"
-    assert store.info()["rows"].tolist() == [40, 40]
-    same(model.fit(*data), together)  # random draws depend on the number of the trial alone
-    assert together.study_.best_value == together.best_score_
-    assert len(pickle.loads(pickle.dumps(together)).study_.trials) == 5
-    in_file = clone(model).set_params(n_jobs=2, storage=tmp_path / "trials.db")
-    same(model, in_file.fit(*data))
+def test_layers_are_put_into_the_store_before_several_workers_begin(of_features, forwarded):
+    model, (pictures, _), store = of_features
+    pipeline = clone(model.estimator).set_params(feat__layer="1")
+    space = named_space({"clf__C": (1e-3, 1.0)}, pipeline)
+    _warm(pipeline, space, pictures, n_workers=1)
+    assert sum(forwarded) == 0
+    _warm(pipeline, space, pictures, n_workers=2)
+    assert store.info()["rows"].tolist() == [40]
 
 
 def test_real_pictures(shared_data):
