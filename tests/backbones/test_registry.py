@@ -89,7 +89,9 @@ def test_an_unknown_name_brings_the_one_probably_meant(name, meant):
 
 @pytest.mark.parametrize("name", [3, None, nn.Linear])
 def test_other_things_are_no_backbones(name):
-    with pytest.raises(BackboneNotFoundError, match=r"an nn\.Module, a Backbone or a fitted estimator; got"):
+    with pytest.raises(
+        BackboneNotFoundError, match=r"an nn\.Module, a Backbone or a fitted estimator; got"
+    ):
         load_backbone(name)
 
 
