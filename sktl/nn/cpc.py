@@ -39,13 +39,14 @@ def cut_patches(x: torch.Tensor, size: int, stride: int) -> torch.Tensor:
     >>> cut_patches(torch.zeros(2, 3, 28, 28), 8, 4).shape
     torch.Size([2, 6, 6, 3, 8, 8])
     """
-    along = [
+    n, c, height, width = x.shape
+    rows, columns = (
         torch.arange((side - size) // stride + 1, device=x.device)[:, None] * stride
         + torch.arange(size, device=x.device)
-        for side in x.shape[2:]
-    ]
-    rows = x.index_select(2, along[0].flatten()).unflatten(2, along[0].shape)
-    patches = rows.index_select(4, along[1].flatten()).unflatten(4, along[1].shape)
+        for side in (height, width)
+    )
+    strips = x.index_select(2, rows.flatten()).reshape(n, c, *rows.shape, width)
+    patches = strips.index_select(4, columns.flatten()).reshape(n, c, *rows.shape, *columns.shape)
     return patches.permute(0, 2, 4, 1, 3, 5)  # (N, C, r, h, c, w) -> (N, r, c, C, h, w)
 
 
