@@ -5,7 +5,7 @@ What pretraining without labels is worth
 A network learns from all training pictures without labels, by Contrastive Predictive Coding. Then
 few labels are uncovered, and the pretrained network is compared with doing without it::
 
-    python examples/label_efficiency.py [FOLDER] [--epochs N] [--fractions 0.01 0.1 1]
+    python examples/label_efficiency.py [FOLDER] [--epochs N] [--fractions 0.01 0.1 1] ...
 
 FOLDER has the four IDX files of FashionMNIST (which are downloaded by default; its own test part
 is used), or one sub-folder of pictures a class (of which a quarter is kept back). The curve is
@@ -52,6 +52,7 @@ def main():
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--fractions", type=float, nargs="+", default=[0.01, 0.1, 1.0])
     parser.add_argument("--directions", type=int, default=2)
+    parser.add_argument("--image-size", type=int, help="in pixels; smaller is faster")
     parser.add_argument("--checkpoints", help="folder that a killed run goes on from")
     parser.add_argument("--out", default="out/label_efficiency.png")
     options = parser.parse_args()
@@ -59,6 +60,7 @@ def main():
     encoder = Timed(
         epochs=options.epochs,
         directions=options.directions,
+        image_size=options.image_size,
         n_negatives=255,
         pooling="flatten",  # clothes and flowers are framed alike
         checkpoint_dir=options.checkpoints,
