@@ -18,6 +18,7 @@ import torch
 
 from sktl.engine._fuse import fuse
 from sktl.exceptions import BatchSizeWarning, ParameterError
+from sktl.nn.cpc import PatchGrid
 from sktl.nn.pooling import pool
 from sktl.utils._optional import import_optional
 
@@ -120,6 +121,8 @@ def make_runner(
         and recipe.precision == "auto"
         and device.type == "cpu"
         and n_images >= _WORTH_EXPORTING
+        # The tracer takes the number of their patches for a constant.
+        and not any(isinstance(module, PatchGrid) for module in backbone.module.modules())
         and importlib.util.find_spec("onnxruntime")
         and importlib.util.find_spec("onnx")
     ):
