@@ -68,7 +68,7 @@ def extract(
     n_jobs : int, default=None
         Chunks computed in parallel through joblib, whose active backend is used. Those of a worker
         that dies are computed again.
-    runtime : {"auto", "torch", "onnxruntime", "openvino"}, default="auto"
+    runtime : {"auto", "torch", "compile", "onnxruntime", "openvino"}, default="auto"
         What runs the network; see :class:`sktl.CNNFeatures`.
 
     Yields

@@ -74,7 +74,7 @@ def compute_features(
         As in :func:`extract`.
     n_jobs : int, default=None
         As in :func:`extract`.
-    runtime : {"auto", "torch", "onnxruntime", "openvino"}, default="auto"
+    runtime : {"auto", "torch", "compile", "onnxruntime", "openvino"}, default="auto"
         As in :func:`extract`.
     progress : bool, default=False
         Show a progress bar if the work takes more than three seconds.

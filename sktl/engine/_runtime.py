@@ -29,11 +29,15 @@ if TYPE_CHECKING:
 
 __all__ = ["RUNTIMES", "Runner", "Runtime", "check_runtime", "make_runner", "ready_runner"]
 
-Runtime = Literal["auto", "torch", "onnxruntime", "openvino"]
-RUNTIMES = ("auto", "torch", "onnxruntime", "openvino")
+Runtime = Literal["auto", "torch", "compile", "onnxruntime", "openvino"]
+RUNTIMES = ("auto", "torch", "compile", "onnxruntime", "openvino")
 Array = npt.NDArray[np.float32]
 
-_PRECISIONS = {"onnxruntime": ("auto",), "openvino": ("auto", "bf16")}
+_PRECISIONS = {
+    "compile": ("auto", "bf16"),
+    "onnxruntime": ("auto",),
+    "openvino": ("auto", "bf16"),
+}
 # Finding what can be fused costs as much as a few pictures.
 _WORTH_FUSING = 32
 # Exporting a network and timing it against PyTorch takes some seconds.
@@ -92,8 +96,8 @@ def make_runner(
     recipe : Recipe
         What to compute.
     device : torch.device
-        Where to compute. Everything but PyTorch computes on the CPU.
-    runtime : {"auto", "torch", "onnxruntime", "openvino"}, default="auto"
+        Where to compute. ONNX Runtime and OpenVINO compute on the CPU.
+    runtime : {"auto", "torch", "compile", "onnxruntime", "openvino"}, default="auto"
         "auto" is PyTorch; on a CPU, for 1,000 pictures or more, it is ONNX Runtime where that is
         installed and found to be faster.
     n_images : int
@@ -111,6 +115,8 @@ def make_runner(
         If the network cannot be exported to the runtime.
     """
     check_runtime(runtime, recipe.precision, device)
+    if runtime == "compile":
+        return _CompiledRunner(backbone, recipe, device, step)
     if runtime == "onnxruntime":
         return _OnnxRunner(backbone, recipe, device, step)
     if runtime == "openvino":
@@ -137,7 +143,7 @@ def check_runtime(runtime: Runtime, precision: str, device: torch.device) -> Non
 
     Parameters
     ----------
-    runtime : {"auto", "torch", "onnxruntime", "openvino"}
+    runtime : {"auto", "torch", "compile", "onnxruntime", "openvino"}
         As of :func:`make_runner`.
     precision : {"auto", "exact", "bf16"}
         As of :class:`Recipe`.
@@ -159,6 +165,8 @@ def check_runtime(runtime: Runtime, precision: str, device: torch.device) -> Non
         raise ParameterError(
             f'precision must be {listed} with runtime="{runtime}"; got {precision!r}.'
         )
+    if runtime == "compile":
+        return
     if device.type != "cpu":
         raise ParameterError(f'device must be "cpu" with runtime="{runtime}"; got "{device}".')
     extra = "onnx" if runtime == "onnxruntime" else "openvino"
@@ -285,6 +293,25 @@ class _TorchRunner(Runner):
                 flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=False),
             )
         return contextlib.nullcontext()
+
+
+class _CompiledRunner(_TorchRunner):
+    """What torch.compile makes of the network, for batches of one size."""
+
+    def __init__(self, backbone: Backbone, recipe: Recipe, device: torch.device, step: int) -> None:
+        super().__init__(backbone, recipe, device, step, is_worth_fusing=False)
+        self.network.replica.compile(dynamic=False)
+        self._largest, self._compiling = 0, threading.Lock()
+
+    def _run(self, x: torch.Tensor) -> list[torch.Tensor]:
+        n = len(x)
+        with self._compiling:
+            if n > self._largest:
+                self._largest = n
+                return super()._run(x)
+        if n < self._largest:
+            x = torch.cat([x, x[:1].expand(self._largest - n, -1, -1, -1)])
+        return [maps[:n] for maps in super()._run(x)]
 
 
 class _OnnxRunner(Runner):

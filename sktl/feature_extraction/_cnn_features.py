@@ -88,9 +88,10 @@ class CNNFeatures(PortableMixin, ImageEstimatorMixin, TransformerMixin, BaseEsti
         Number of shards computed in parallel by joblib; each worker loads the network. One
         process uses all cores already: this is for spreading over processes, machines and GPUs,
         on which the shards take turns unless `device` names one of them.
-    runtime : {"auto", "torch", "onnxruntime", "openvino"}, default="auto"
+    runtime : {"auto", "torch", "compile", "onnxruntime", "openvino"}, default="auto"
         What runs the network. "auto" is PyTorch; on a CPU, for 1,000 pictures or more, it is ONNX
-        Runtime where that is installed and found to be faster. The features are the same to
+        Runtime where that is installed and found to be faster. "compile" is what torch.compile
+        makes of the network, which takes a minute or more at first. The features are the same to
         rounding, and shared through the store.
     store : {"default", "memory"}, str, Path, FeatureStore or None, default="default"
         Where features are kept, so that no picture is forwarded twice: the user's cache folder,

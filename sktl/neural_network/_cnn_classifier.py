@@ -28,6 +28,7 @@ from sktl.training._checkpoint import Checkpoint
 from sktl.training._data import Pixels, channel_statistics
 from sktl.training._phase import Phase
 from sktl.training._stopping import Patience, PrecheltUP, as_stopping
+from sktl.training._team import Team
 from sktl.training._trainer import Labelled, Settings, Trainer
 from sktl.utils._portable import PortableMixin, stow, take
 from sktl.utils._torch import resolve_device
@@ -118,7 +119,9 @@ class CNNClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, BaseEst
     batch_size : int, default=32
         Pictures a training step.
     device : str or torch.device, default="auto"
-        "auto" is CUDA where there is one, else the CPU.
+        "auto" is CUDA where there is one, else the CPU. "accelerate", in a script that is started
+        by ``accelerate launch``, is all its GPUs: each process trains on its share of each batch,
+        and all of them end with the same network.
     precision : {"auto", "exact", "bf16"}, default="auto"
         "bf16" trains and predicts in mixed precision. The others train in float32; for predicting
         see :class:`sktl.CNNFeatures`.
@@ -571,6 +574,13 @@ class CNNClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, BaseEst
     ) -> Trainer:
 
         built = self._built()
+        team = Team.launched() if self.device == "accelerate" else Team()
+        if min(self.batch_size, len(train.labels)) < 2 * team.size:
+            raise ParameterError(
+                f"batch_size, and the number of training pictures, must be at least "
+                f"{2 * team.size} for {team.size} processes; got {self.batch_size} and "
+                f"{len(train.labels)}"
+            )
         settings = Settings(
             batch_size=self.batch_size,
             augmentation=as_augmentation(self.augment),
@@ -588,7 +598,8 @@ class CNNClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, BaseEst
             image_size=self.image_size,
             cache_bytes=self.cache_bytes,
             seed=seed,
-            progress=bool(self.verbose),
+            progress=bool(self.verbose) and team.is_first,
+            team=team,
         )
         checkpoint = None
         if self.checkpoint_dir is not None:

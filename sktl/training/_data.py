@@ -19,6 +19,7 @@ from sktl.engine import prepare
 from sktl.exceptions import BadImage, ImageDecodeError
 from sktl.images import ImageCollection
 from sktl.images._decode import BadImageError
+from sktl.training._team import Team
 
 __all__ = ["Activations", "Batches", "Pixels", "channel_statistics", "fits_on_disk"]
 
@@ -196,6 +197,8 @@ class Batches:
         Shuffles, and chooses copies; by default the order is kept and the first copies are taken.
     after_batch : callable, default=None
         Called when a batch has been worked on.
+    team : Team, default=None
+        Processes that take a share of each batch, this one among them; by default it is alone.
     """
 
     def __init__(
@@ -207,13 +210,22 @@ class Batches:
         rng: np.random.Generator | None = None,
         *,
         after_batch: Callable[[], None] | None = None,
+        team: Team | None = None,
     ) -> None:
         self.after_batch = after_batch
+        self.team = team or Team()
         self.source, self.labels, self.weights = source, labels, weights
         self.batch_size, self.rng = batch_size, rng
 
     def __len__(self) -> int:
         return len(self._starts())
+
+    @property
+    def n_own(self) -> int:
+        """How many pictures this process works on."""
+        n = len(self.labels)
+        sizes = [min(self.batch_size, n - start) for start in self._starts()]
+        return sum(len(range(self.team.index, size, self.team.size)) for size in sizes)
 
     def __iter__(self) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
         n = len(self.labels)
@@ -238,21 +250,29 @@ class Batches:
 
     def _starts(self) -> list[int]:
         starts = list(range(0, len(self.labels), self.batch_size))
+        left = len(self.labels) - starts[-1]
+        if self.rng is None:
+            return starts if self.team.index < left else starts[:-1]
         # Batch normalisation has no statistics of a single picture.
-        if self.rng is not None and len(starts) > 1 and len(self.labels) - starts[-1] == 1:
+        if len(starts) > 1 and left <= 2 * self.team.size - 1:
             starts.pop()
         return starts
 
     def _batch(
         self, order: npt.NDArray[np.intp], copies: npt.NDArray[np.intp] | None, start: int
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        positions = order[start : start + self.batch_size]
+        batch = order[start : start + self.batch_size]
+        positions = self.team.share(batch)
         if copies is not None and isinstance(self.source, Activations):
             X = {"x": self.source.read(positions, copies[positions])}
         else:
             X = {"x": self.source.read(positions)}
         if self.weights is not None:
             X["weight"] = torch.from_numpy(self.weights[positions])
+        if self.team.size > 1:
+            weights = np.ones(len(self.labels)) if self.weights is None else self.weights
+            part = weights[positions].sum() / weights[batch].sum()
+            X["share"] = torch.full((len(positions),), part)
         return X, torch.from_numpy(self.labels[positions])
 
 

@@ -16,6 +16,7 @@ from torch import nn
 from sktl.nn.mixing import Mixed, cutmix, mixup
 from sktl.training._augmentation import Augmentation
 from sktl.training._data import Batches
+from sktl.training._team import Team
 
 __all__ = ["BatchWork", "Parts", "StopPhase", "TransferSkorchNet"]
 
@@ -148,6 +149,7 @@ class TransferSkorchNet(skorch.NeuralNet):
     """
 
     work: BatchWork
+    team: Team = Team()
 
     def get_split_datasets(self, X: Any, y: Any = None, **fit_params: Any) -> Any:
         """The two parts as they are."""
@@ -174,7 +176,10 @@ class TransferSkorchNet(skorch.NeuralNet):
             logits = self.infer(_channels_last(x), **fit_params)
         logits = logits.float()
         loss = work.loss(logits, y, weight, mixed=mixed, training=True)
-        torch.autograd.backward(loss + work.penalty(self.module_.head))
+        part = X["share"][0].item() if "share" in X else 1.0
+        penalty = work.penalty(self.module_.head) / self.team.size
+        torch.autograd.backward(part * loss + penalty)
+        loss = self.team.share_step(self.module_, part * loss)
         if work.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.module_.parameters(), work.clip_norm)
         if mixed is None:

@@ -27,6 +27,7 @@ from sktl.training._net import BatchWork, Parts, StopPhase, TransferSkorchNet
 from sktl.training._network import Cut, TransferNet
 from sktl.training._phase import Phase, Schedule
 from sktl.training._stopping import Patience, PrecheltUP
+from sktl.training._team import Team
 
 __all__ = ["Labelled", "Settings", "Trainer"]
 
@@ -81,6 +82,7 @@ class Settings:
     top_k: int = 5
     seed: int = 0
     progress: bool = False
+    team: Team = field(default_factory=Team)
 
 
 class Trainer:
@@ -142,6 +144,7 @@ class Trainer:
         for name in ("label_smoothing", "l1", "l2", "top_k"):
             setattr(self.work, name, getattr(settings, name))
         self.work.autocast = settings.bf16
+        self.team = net.team = settings.team
         self.best: dict[str, Any] | None = None
         self._has_learnt = has_learnt
         self._pixels: dict[tuple[str, int], Pixels] = {}
@@ -215,7 +218,7 @@ class Trainer:
             is_last = is_last or epoch == limit - 1
             bar.update()
             bar.set_postfix(_shown(net.history[-1]))
-            if self.checkpoint is not None:
+            if self.checkpoint is not None and self.team.is_first:
                 self.checkpoint.write(self._state(number, epoch + 1, is_last, schedule))
             if is_last:
                 bar.total -= limit - 1 - epoch
@@ -250,8 +253,7 @@ class Trainer:
             Of each batch, up to the first that is not a number or four times the least.
         """
         with _private_randomness(self.settings):
-            torch.manual_seed(self.settings.seed)
-            self.work.rng = np.random.default_rng([self.settings.seed, 4])
+            self._seed(self.settings.seed, 4)
             train, _ = self._begin_phase(phase)
             rates = [group["lr"] for group in self.net.optimizer_.param_groups]
             batches = itertools.chain.from_iterable(
@@ -282,10 +284,7 @@ class Trainer:
         net, work, settings = self.net, self.work, self.settings
         start = time.perf_counter()
         lr = net.optimizer_.param_groups[0]["lr"]
-        work.rng = np.random.default_rng([settings.seed, number, epoch, 1])
-        torch.manual_seed(
-            int(np.random.default_rng([settings.seed, number, epoch]).integers(2**62))
-        )
+        self._seed(settings.seed, number, epoch)
         if settings.mix_off_epoch is not None and self.n_epochs >= settings.mix_off_epoch:
             work.mixup = work.cutmix = 0.0
         work.right = {}
@@ -295,8 +294,10 @@ class Trainer:
             net.fit_loop(parts, epochs=1)
         except StopPhase:
             asked_to_stop = True
+        asked_to_stop = bool(self.team.sum(asked_to_stop))
         record = net.history.record
         row = net.history[-1]
+        self._gather(parts)
         if work.mixes:
             record("train_loss", self._loss_unmixed(train))
         record("phase", name)
@@ -314,6 +315,27 @@ class Trainer:
         self._keep_best(number, epoch)
         return not asked_to_stop and not self._should_stop(name)
 
+    def _seed(self, *key: int) -> None:
+        """Begin the draws of augmentation, mixing and dropout: each process has its own."""
+        own = [*key, 1000 + self.team.index] if self.team.index else [*key]
+        self.work.rng = np.random.default_rng([*own, 1])
+        torch.manual_seed(int(np.random.default_rng(own).integers(2**62)))
+
+    def _gather(self, parts: Parts) -> None:
+        """Make losses and counts those of all processes, which so decide alike."""
+        if self.team.size == 1:
+            return
+        row, right = self.net.history[-1], self.work.right
+        for part, batches in zip(("train", "valid"), parts, strict=True):
+            if batches is None:
+                continue
+            n = batches.n_own
+            total, n_all = self.team.sum([row.get(f"{part}_loss", 0.0) * n, n])
+            self.net.history.record(f"{part}_loss", float(total / n_all))
+            counts = self.team.sum(right.get(part, np.zeros(3)))
+            if counts[-1]:
+                right[part] = counts
+
     def _parts(
         self,
         train: Pixels | Activations,
@@ -322,14 +344,20 @@ class Trainer:
         epoch: int,
         after_batch: Any = None,
     ) -> Parts:
-        size = self.settings.batch_size
+        size, team = self.settings.batch_size, self.team
         rng = np.random.default_rng([self.settings.seed, number, epoch, 2])
         batches = Batches(
-            train, self.train.labels, self.train.weights, size, rng, after_batch=after_batch
+            train,
+            self.train.labels,
+            self.train.weights,
+            size,
+            rng,
+            after_batch=after_batch,
+            team=team,
         )
         if valid is None or self.valid is None:
             return Parts(batches, None)
-        return Parts(batches, Batches(valid, self.valid.labels, None, 2 * size))
+        return Parts(batches, Batches(valid, self.valid.labels, None, 2 * size, team=team))
 
     def _begin_work(self, phase: Phase) -> None:
         settings, work = self.settings, self.work

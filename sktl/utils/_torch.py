@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, Any
 
 from sktl.exceptions import ParameterError
+from sktl.utils._optional import import_optional
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["resolve_device"]
+__all__ = ["launched_process", "resolve_device"]
+
+
+def launched_process() -> Any:
+    """What accelerate knows of this process among those that it started: its PartialState.
+
+    Raises
+    ------
+    MissingDependencyError
+        If accelerate is not installed.
+    """
+    import torch
+
+    accelerate = import_optional("accelerate", extra="accelerate", caller='device="accelerate"')
+    asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    return accelerate.PartialState(cpu=asked or not torch.accelerator.is_available())
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """The torch device for `device`; "auto" is CUDA where there is one, else the CPU.
+    """The torch device for `device`.
+
+    "auto" is CUDA where there is one, else the CPU; "accelerate" is what `accelerate launch` gave
+    this process.
 
     Apple's MPS is used when it is asked for, not by "auto".
 
@@ -26,6 +46,9 @@ def resolve_device(device: str | torch.device) -> torch.device:
 
     if isinstance(device, str) and device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if isinstance(device, str) and device == "accelerate":
+        given: torch.device = launched_process().device
+        return given
     try:
         resolved = torch.device(device)
     except (RuntimeError, TypeError) as error:

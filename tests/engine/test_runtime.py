@@ -1,6 +1,7 @@
 """Whatever runs the network, the features are the same."""
 
 import importlib.util
+import shutil
 import threading
 from typing import ClassVar
 
@@ -52,6 +53,19 @@ def test_runtimes_give_several_layers_of_many_pictures(runtime):
     expected = CNNFeatures(small(), precision="exact", **parameters).fit_transform(X)
     features = CNNFeatures(small(), runtime=runtime, **parameters).fit_transform(X)
     np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+def test_what_torch_compile_makes_of_a_network():
+    X = pictures(11)  # 4, 4 and 3 at once
+    parameters = {"layer": ["1", "bottleneck"], "pooling": "flatten", "store": None}
+    expected = CNNFeatures(small(), precision="exact", **parameters).fit_transform(X)
+    torch._dynamo.reset()
+    features = CNNFeatures(small(), runtime="compile", **parameters).fit_transform(X)
+    np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    with pytest.raises(ParameterError, match='precision must be "auto" or "bf16"'):
+        CNNFeatures(runtime="compile", precision="exact").fit(X)
 
 
 def test_runtimes_share_what_is_stored(tmp_path):

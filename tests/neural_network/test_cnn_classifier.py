@@ -1,6 +1,7 @@
 """CNNClassifier: what it learns is what a plain loop learns, and nothing it should not."""
 
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -483,6 +484,20 @@ def test_mixed_precision():
     full = classifier().fit(X, y).predict_proba(X)
     mixed = classifier(precision="bf16").fit(X, y)
     assert 0 < np.abs(mixed.predict_proba(X) - full).max() < 0.1
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_training_is_the_same():
+    X, y = pictures()
+    phases = [("head", Phase("head", 2, lr=0.05)), ("all", Phase("all", 2, lr=0.05))]
+    plain = classifier(phases=phases, validation=0.25).fit(X, y)
+    torch._dynamo.reset()
+    compiled = classifier(phases=phases, validation=0.25, compile=True).fit(X, y)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    expected = plain.predict_proba(X)
+    np.testing.assert_allclose(compiled.predict_proba(X), expected, atol=1e-5)
+    again = pickle.loads(pickle.dumps(compiled))
+    np.testing.assert_allclose(again.predict_proba(X), expected, atol=1e-5)
 
 
 def test_no_shock_at_the_crossover(shared_data):
