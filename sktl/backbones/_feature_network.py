@@ -161,7 +161,8 @@ class _Hook:
     def __init__(self, network: FeatureNetwork, tap: Tap) -> None:
         self.network, self.tap = network, tap
 
-    @torch.compiler.disable  # which thread it is in cannot be compiled
+    # Which thread it is in cannot be compiled.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Any = None) -> None:
         self.network._see(self.tap, output if self.tap.side == "output" else inputs[0])
 
