@@ -29,7 +29,7 @@ from sktl.training._data import Pixels, channel_statistics
 from sktl.training._phase import Phase
 from sktl.training._stopping import Patience, PrecheltUP, as_stopping
 from sktl.training._team import Team
-from sktl.training._trainer import Labelled, Settings, Trainer
+from sktl.training._trainer import Labelled, Settings, Trainer, remember
 from sktl.utils._portable import PortableMixin, stow, take
 from sktl.utils._torch import resolve_device
 
@@ -540,6 +540,7 @@ class CNNClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, BaseEst
         """Make ready for an untrained network; give the decoded pictures if they were needed."""
         self._states = {}
         self._seed, self._statistics = seed, None
+        self._described_network = {name: getattr(self, name) for name in _OF_THE_NETWORK}
         self.__dict__.pop("_made", None)
         if self.normalize == "weights" or (self.normalize == "auto" and not self._is_scratch):
             return None
@@ -555,12 +556,22 @@ class CNNClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, BaseEst
         """The network with its weights, built if it is not there."""
         check_is_fitted(self, "classes_")
         if "_made" not in vars(self):
-            self._made = build(self, self._seed, self._statistics, len(self.classes_))
+            as_fitted = self._as_fitted()
+            self._made = build(as_fitted, self._seed, self._statistics, len(self.classes_))
+            if self._states and hasattr(self, "history_"):
+                remember(self._made.net, self.history_)
             if hasattr(self, "_spec") and self._states:
                 require_same(self._spec, self._made.spec)
             self._spec: BackboneSpec = self._made.spec
             self._load(getattr(self, "_loaded", self.keep))
         return self._made
+
+    def _as_fitted(self) -> CNNClassifier:
+        """This estimator with the network that was fitted, whatever its parameters say by now."""
+        as_fitted = copy.copy(self)
+        for name, value in self._described_network.items():
+            setattr(as_fitted, name, value)
+        return as_fitted
 
     def _load(self, which: str) -> None:
         """Put one of the kept states into the network."""
@@ -665,7 +676,8 @@ class CNNClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, BaseEst
     def _logits(self, X: Any) -> npt.NDArray[np.float32]:
         """(n_images, n_classes)."""
         check_is_fitted(self, "classes_")
-        return logits_of(self, self._built(), self._read_images(X, reset=False))
+        images = self._read_images(X, reset=False)
+        return logits_of(self._as_fitted(), self._built(), images)
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
@@ -686,3 +698,7 @@ class CNNClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, BaseEst
 
 # What is built again from the rest.
 _NOT_PICKLED = ("_made",)
+# Parameters without which the fitted weights mean nothing.
+_OF_THE_NETWORK = (
+    "backbone", "weights", "layer", "pooling", "head", "dropout", "batch_norm", "image_size",
+)  # fmt: skip

@@ -26,6 +26,8 @@ OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], float]] = {
 }
 _WITH_MOMENTUM = ("sgd", "rmsprop")
 _SCHEDULES = ("step", "cosine", "one_cycle", "plateau")
+# More overflows in 32 bits.
+_MOST = 1e30
 
 
 class Phase(BaseEstimator):
@@ -140,7 +142,9 @@ class Phase(BaseEstimator):
             value = getattr(self, parameter)
             is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
             enough = is_number and (value > above if above is not None else value >= least)
+            enough = enough and value <= _MOST
             rule = f"a number above {above:g}" if above is not None else f"a number from {least:g}"
+            rule += f" to {_MOST:g}"
             checks.that(f"{name}__{parameter}", value, bool(enough), rule)
 
         train: Any = self.train

@@ -29,7 +29,7 @@ from sktl.training._phase import Phase, Schedule
 from sktl.training._stopping import Patience, PrecheltUP
 from sktl.training._team import Team
 
-__all__ = ["Labelled", "Settings", "Trainer"]
+__all__ = ["Labelled", "Settings", "Trainer", "remember"]
 
 # With mixing, at most this many training pictures are looked at unmixed after an epoch.
 _MOST_LOOKED_AT = 1000
@@ -543,10 +543,7 @@ class Trainer:
         self._has_learnt = state["has_learnt"]
         self.load(state["tensors"])
         self.best = state["best"]
-        for row in state["history"]:
-            self.net.history.new_epoch()
-            for name, value in row.items():
-                self.net.history.record(name, value)
+        _record(self.net, state["history"])
         return int(state["phase"])
 
     def _restore_optimizer(self, phase: Phase, state: dict[str, Any]) -> None:
@@ -567,6 +564,25 @@ class Trainer:
         ]
         first = [name for name in [*first, "lr", "seconds"] if name in frame]
         return frame[[*first, *(name for name in frame if name not in first)]]
+
+
+def remember(net: TransferSkorchNet, history: pd.DataFrame) -> None:
+    """Put what :meth:`Trainer.history` gave back into a new net, which goes on from there.
+
+    Parameters
+    ----------
+    net : TransferSkorchNet
+    history : DataFrame
+    """
+    rows = history.to_dict("records")
+    _record(net, [{str(k): v for k, v in row.items() if not pd.isna(v)} for row in rows])
+
+
+def _record(net: TransferSkorchNet, rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        net.history.new_epoch()
+        for name, value in row.items():
+            net.history.record(name, value)
 
 
 def _carry_over(old: torch.optim.Optimizer | None, new: torch.optim.Optimizer) -> None:

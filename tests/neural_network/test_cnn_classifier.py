@@ -342,6 +342,28 @@ def test_partial_fit():
         model.partial_fit(X[:2], ["castle", "temple"])
 
 
+def test_a_pickle_goes_on_learning():
+    X, y = pictures()
+    model = classifier(phases=[("p", Phase("all", 1, lr=0.05))], store=None)
+    model.partial_fit(X, y).partial_fit(X, y)
+    again = pickle.loads(pickle.dumps(model)).partial_fit(X, y)
+    assert again.history_["epoch"].tolist() == [1, 2, 3]
+    np.testing.assert_allclose(again.history_["train_loss"][:2], model.history_["train_loss"])
+    assert again.best_epoch_ == 3
+
+
+def test_parameters_set_after_the_fit_leave_its_network_alone():
+    X, y = pictures()
+    model = classifier().fit(X, y)
+    expected = model.predict_proba(X)
+    model.set_params(backbone="lenet", weights=None, head=(8,), pooling="max", image_size=48)
+    np.testing.assert_array_equal(model.predict_proba(X), expected)
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_allclose(again.predict_proba(X), expected, atol=1e-6)
+    assert model.fit(X, y).predict_proba(X).shape == (48, 2)
+    assert model.backbone_.spec.name == "lenet"
+
+
 def test_parameters_of_phases_are_searched_like_steps():
     model = CNNClassifier()
     assert "phases__fine_tune__lr" in model.get_params()
