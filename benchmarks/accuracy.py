@@ -108,6 +108,7 @@ def load(arguments):
     if arguments.list is None:
         return load_image_folder(arguments.folder, return_X_y=True)
     lines = Path(arguments.list).read_text().split()
+    lines = [line for line in lines if not line.startswith("BACKGROUND_")]
     X = np.array([str(Path(arguments.folder, line)) for line in lines])
     return X, np.array([line.split("/")[0] for line in lines])
 
