@@ -567,7 +567,7 @@ class CNNClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, BaseEst
         return self._made
 
     def _as_fitted(self) -> CNNClassifier:
-        """This estimator with the network that was fitted, whatever its parameters say by now."""
+        """A copy with the network that was fitted, whatever the parameters say by now."""
         as_fitted = copy.copy(self)
         for name, value in self._described_network.items():
             setattr(as_fitted, name, value)
