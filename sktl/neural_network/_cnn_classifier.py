@@ -606,7 +606,7 @@ class CNNClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, BaseEst
             device=resolve_device(self.device),
             bf16=self.precision == "bf16",
             n_threads=self._n_threads(),
-            image_size=self.image_size,
+            image_size=self._described_network["image_size"],
             cache_bytes=self.cache_bytes,
             seed=seed,
             progress=bool(self.verbose) and team.is_first,
@@ -682,6 +682,11 @@ class CNNClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, BaseEst
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
         state = {name: value for name, value in state.items() if name not in _NOT_PICKLED}
+        # What is still as the parameters say goes with them, and with the weights they take along.
+        fitted = state.pop("_described_network", {})
+        changed = {name: v for name, v in fitted.items() if v is not getattr(self, name)}
+        if changed:
+            state["_described_network"] = changed
         if "_states" in state:
             state["_states"] = {which: stow(part) for which, part in state["_states"].items()}
         return state
@@ -691,6 +696,10 @@ class CNNClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, BaseEst
             states = {which: take(part) for which, part in state["_states"].items()}
             state = {**state, "_states": states}
         super().__setstate__(state)
+        if hasattr(self, "_seed"):  # fitted
+            changed = vars(self).get("_described_network", {})
+            same = {name: getattr(self, name) for name in _OF_THE_NETWORK}
+            self._described_network = {**same, **changed}
 
     def __sklearn_is_fitted__(self) -> bool:
         return bool(getattr(self, "_states", None))

