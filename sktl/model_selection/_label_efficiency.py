@@ -347,7 +347,6 @@ def _untrained(backbone: Any, seed: int) -> Any:
     from sktl.backbones import Backbone
     from sktl.backbones._weights import seeded
 
-    _check_resettable(backbone.module)
     module = copy.deepcopy(backbone.module)
     with seeded(seed):
         for part in module.modules():
