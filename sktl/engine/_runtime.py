@@ -18,8 +18,8 @@ import torch
 
 from sktl.engine._fuse import fuse
 from sktl.exceptions import BatchSizeWarning, ParameterError
-from sktl.nn.cpc import PatchGrid
 from sktl.nn.pooling import pool
+from sktl.utils._onnx import write_onnx
 from sktl.utils._optional import import_optional
 
 if TYPE_CHECKING:
@@ -127,8 +127,6 @@ def make_runner(
         and recipe.precision == "auto"
         and device.type == "cpu"
         and n_images >= _WORTH_EXPORTING
-        # The tracer takes the number of their patches for a constant.
-        and not any(isinstance(module, PatchGrid) for module in backbone.module.modules())
         and importlib.util.find_spec("onnxruntime")
         and importlib.util.find_spec("onnx")
     ):
@@ -362,18 +360,9 @@ def _export(backbone: Backbone, recipe: Recipe) -> bytes:
     probe = torch.rand((2, 3, size, size), generator=torch.Generator().manual_seed(0))
     names = [f"layer_{i}" for i in range(len(recipe.layers))]
     try:
-        with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
-            warnings.simplefilter("ignore")  # the tracer's remarks about constants
+        with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "network.onnx")
-            torch.onnx.export(
-                network,
-                (probe,),
-                file,
-                input_names=["x"],
-                output_names=names,
-                dynamic_axes={name: {0: "n"} for name in ("x", *names)},
-                dynamo=False,  # the other exporter cannot follow hooks
-            )
+            write_onnx(network, [probe], file, inputs=["x"], outputs=names)
             return file.read_bytes()
     except Exception as error:
         raise ParameterError(f"{backbone.spec.name} cannot be exported to ONNX: {error}") from error

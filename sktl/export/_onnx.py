@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import json
 import os
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ from sktl.feature_extraction import CNNFeatures
 from sktl.images import as_images
 from sktl.neural_network import CNNClassifier
 from sktl.nn.pooling import pool
+from sktl.utils._onnx import write_onnx
 from sktl.utils._optional import import_optional
 
 if TYPE_CHECKING:
@@ -101,17 +101,7 @@ def export_onnx(estimator: Any, file: str | os.PathLike[str], X: Any) -> Path:
 
 def _write(graph: nn.Module, pixels: list[torch.Tensor], names: list[str], file: Path) -> None:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the tracer's remarks about constants
-            torch.onnx.export(
-                _Graph(graph),
-                tuple(pixels),
-                file,
-                input_names=names,
-                output_names=["probabilities"],
-                dynamic_axes={name: {0: "n"} for name in (*names, "probabilities")},
-                dynamo=False,  # the other exporter cannot follow hooks
-            )
+        write_onnx(_Graph(graph), pixels, file, inputs=names, outputs=["probabilities"])
     except Exception as error:
         raise SavedModelError(f"the network cannot be written as ONNX: {error}") from error
 

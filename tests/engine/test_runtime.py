@@ -145,6 +145,27 @@ def test_a_network_that_cannot_be_exported_is_named(monkeypatch):
     CNNFeatures(small(), store=None).fit_transform(pictures()), "which PyTorch then does"
 
 
+class Unknown(nn.Module):
+    """Has an operation that ONNX has not."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        return self.convolution(torch.linalg.pinv(x))
+
+
+def test_nothing_is_printed_where_an_operation_cannot_be_exported(monkeypatch, capfd):
+    own = Backbone(Unknown(), preprocessing=Preprocessing(size=32, resize=32))
+    features = CNNFeatures(own, runtime="onnxruntime", store=None)
+    with pytest.raises(ParameterError, match=r"exported to ONNX: .*linalg_pinv"):
+        features.fit_transform(pictures())
+    monkeypatch.setattr(_runtime, "_WORTH_EXPORTING", 1)
+    CNNFeatures(own, store=None).fit_transform(pictures())
+    assert capfd.readouterr() == ("", "")
+
+
 def test_what_a_runtime_cannot_do_is_said_before_work(monkeypatch):
     with pytest.raises(ParameterError, match='precision must be "auto" with runtime="onnxruntime"'):
         CNNFeatures(runtime="onnxruntime", precision="exact").fit(pictures())

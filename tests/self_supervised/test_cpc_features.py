@@ -60,7 +60,7 @@ def test_variants(parameters):
 
 
 def test_many_pictures(capfd):
-    """So many that another runtime might be chosen, whose exporter prints what it cannot do."""
+    """So many that another runtime might be chosen, which cannot take these networks."""
     X, _ = pictures(1100)
     fitted = cpc(epochs=1).fit(X[:40])
     some = fitted.transform(X[:50])

@@ -1,0 +1,75 @@
+"""Networks as ONNX files."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["write_onnx"]
+
+
+def write_onnx(
+    network: torch.nn.Module,
+    pixels: Sequence[torch.Tensor],
+    file: Path,
+    *,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+) -> None:
+    """Write a network as ONNX, for batches of any size. Nothing is printed.
+
+    Parameters
+    ----------
+    network : nn.Module
+        The network.
+    pixels : sequence of Tensor
+        One batch for each input.
+    file : Path
+        Where to.
+    inputs, outputs : sequence of str
+        Their names in the file.
+
+    Raises
+    ------
+    Exception
+        Of the exporter, of many types.
+    """
+    import torch
+
+    with warnings.catch_warnings(), _without_log():
+        warnings.simplefilter("ignore")  # the tracer's remarks about constants
+        torch.onnx.export(
+            network,
+            tuple(pixels),
+            file,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_axes={name: {0: "n"} for name in (*inputs, *outputs)},
+            dynamo=False,  # the other exporter cannot follow hooks
+        )
+
+
+@contextlib.contextmanager
+def _without_log() -> Iterator[None]:
+    """Keep PyTorch's exporter from switching its log on, which prints what it could not write.
+
+    It means to restore the setting that it finds, and takes the function that tells it for its
+    answer (torch 2.15, ``setup_onnx_logging``).
+    """
+    from torch import _C
+
+    switch = getattr(_C, "_jit_set_onnx_log_enabled", None)
+    if switch is None:
+        yield
+        return
+    _C._jit_set_onnx_log_enabled = lambda enabled: None
+    try:
+        yield
+    finally:
+        _C._jit_set_onnx_log_enabled = switch
