@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sqlite3
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -398,7 +399,8 @@ class FeatureStore:
         Raises
         ------
         ParameterError
-            If nothing is stored for these pictures, or `y` does not fit `X`.
+            If nothing is stored for these pictures, `y` does not fit `X`, or the store cannot be
+            opened.
 
         Examples
         --------
@@ -414,12 +416,14 @@ class FeatureStore:
         >>> FeatureStore(folder / "another.sqlite").import_hdf5(folder / "f.h5")
         2
         """
+        if not self._database.exists():
+            raise ParameterError(f"there is no feature store at {self.path}")
         pictures = paths = None
         if X is not None:
             images = as_images(X)
             pictures = picture_digests(images, self)
             paths = [str(item) if isinstance(item, (str, os.PathLike)) else "" for item in images]
-        with self._database.open() as db:
+        with self._opened() as db:
             write_hdf5(db, Path(path), pictures, paths, y, backbone)
         return Path(path)
 
@@ -441,9 +445,9 @@ class FeatureStore:
         Raises
         ------
         ParameterError
-            If the file is no such export.
+            If the file is no such export, or the store cannot be opened.
         """
-        with self._database.open() as db:
+        with self._opened() as db:
             return sum(
                 self._write(db, layer, pictures, values)
                 for layer, pictures, values in read_hdf5(Path(path))
@@ -527,6 +531,18 @@ class FeatureStore:
         )
         size, pages, free = values
         return int(size * (pages - free))
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[sqlite3.Connection]:
+        """Connect for what cannot go on without the store."""
+        with contextlib.ExitStack() as stack:
+            try:
+                db = stack.enter_context(self._database.open())
+            except (sqlite3.Error, OSError, ForeignFileError) as error:
+                raise ParameterError(
+                    f"the feature store {self.path} cannot be opened: {error}"
+                ) from error
+            yield db
 
     def _attempt(
         self, action: Callable[[sqlite3.Connection], Any], otherwise: Any, *, create: bool = True

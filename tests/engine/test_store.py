@@ -410,6 +410,17 @@ def test_what_cannot_be_exported_or_imported_is_said(store, digits, tmp_path):
             store.import_hdf5(tmp_path / name)
 
 
+def test_a_store_that_is_not_there_or_cannot_be_opened_is_not_exported(digits, tmp_path):
+    absent, text = tmp_path / "absent.sqlite", tmp_path / "text.sqlite"
+    with pytest.raises(ParameterError, match=r"no feature store at .*absent"):
+        FeatureStore(absent).export_hdf5(tmp_path / "f.h5", digits)
+    assert not absent.exists()
+    text.write_text("no database, and longer than the header of one" * 20)
+    for action in (FeatureStore(text).export_hdf5, FeatureStore(text).import_hdf5):
+        with pytest.raises(ParameterError, match=r"text\.sqlite cannot be opened: file is not"):
+            action(tmp_path / "f.h5")
+
+
 def test_claims_end_with_their_work(store):
     assert store.claim([LAYER], KEYS, 4, f"{os.getpid()}-one") == [0, 1, 2, 3]
     assert store.claim([LAYER], KEYS, 4, f"{os.getpid()}-two") == [4, 5, 6, 7]
