@@ -71,7 +71,7 @@ def fine_tuned(epochs, **parameters):
         "augment": "light",
         "augment_copies": 4,
         "label_smoothing": 0.1,
-        "validation": 0.1,
+        "validation": None,
         "keep": "final",
         **parameters,
     }
@@ -96,7 +96,7 @@ STUDIES = {
     "caltech101": {
         "frozen, logistic regression": frozen,
         "head only": head_only,
-        "fine-tuned, augmented": lambda: fine_tuned(8),
+        "fine-tuned, augmented": lambda: fine_tuned(10),
     },
 }
 

@@ -7,10 +7,12 @@ first pictures are not timed; the ways take turns. Printed are medians over the 
 of each way's features from those of the plain loop, and how near sktl comes to decoding alone and
 forwarding alone. As each of these takes all cores, one after the other is what to compare with::
 
-    python benchmarks/extraction.py [path/to/folder] [--pictures 256] [--repeats 3]
+    python benchmarks/extraction.py [path/to/folder] [--pictures 1024] [--few 96] [--repeats 3]
 
-Without a folder, pictures are cut out of scikit-learn's two sample images. Networks that no
-package contains have random weights.
+sktl, whose time has in it what is done once, such as finding the fastest runtime, and both limits
+are timed on --pictures, all others on the first --few of them: their images/s do not depend on how
+many there are, and they would take an hour. Without a folder, pictures are cut out of
+scikit-learn's two sample images. Networks that no package contains have random weights.
 
 Each of the other libraries gets a virtual environment of its own (--peers-env), which sees the
 packages of this one, so that only what is missing or must differ is installed: about 1.6 GB, nearly
@@ -48,6 +50,7 @@ HERE = Path(__file__).resolve().parent
 BACKBONES = ["efficientnet_lite0", "mobilenet_v2", "resnet50", "vgg19"]
 OWN_WAYS = ["sktl", "sktl, exact", "plain loop", "DataLoader"]
 LIMITS = ["decode alone", "forward alone"]
+WITH_ALL_PICTURES = ["sktl", *LIMITS]
 # What to install, one call of pip a line. thingsvision demands packages of 2023 but runs with
 # today's, except for NumPy.
 PEERS = {
@@ -71,17 +74,20 @@ FORMATS = {
 }
 
 
-def collect_pictures(source, folder, n):
-    """Copy pictures into ``folder/warm-up`` and ``folder/pictures``."""
+def collect_pictures(source, folder, n, n_few):
+    """Copy pictures into ``warm-up`` and ``pictures`` in a folder, some into ``few`` too."""
     random = np.random.default_rng(0)
     found = sorted(p for p in Path(source).rglob("*") if p.suffix.lower() in SUFFIXES)
     chosen = [found[i] for i in random.permutation(len(found))[: n + N_WARM_UP]]
     if len(chosen) <= N_WARM_UP:
         sys.exit(f"{source} must contain more than {N_WARM_UP} pictures; got {len(chosen)}")
     for i, path in enumerate(chosen):
-        part = folder / ("warm-up" if i < N_WARM_UP else "pictures")
-        part.mkdir(exist_ok=True)
-        shutil.copyfile(path, part / f"{i:06}{path.suffix.lower()}")
+        parts = ["warm-up"] if i < N_WARM_UP else ["pictures"]
+        if N_WARM_UP <= i < N_WARM_UP + n_few:
+            parts.append("few")
+        for part in parts:
+            (folder / part).mkdir(exist_ok=True)
+            shutil.copyfile(path, folder / part / f"{i:06}{path.suffix.lower()}")
 
 
 def make_pictures(folder, n):
@@ -127,13 +133,14 @@ def last_line(text):
 
 def run(python, way, backbone, folder):
     """What ways.py prints of one way."""
+    part = "pictures" if way in WITH_ALL_PICTURES else "few"
     variables = {
         "CUDA_VISIBLE_DEVICES": "",
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "TORCH_HOME": str(folder / "torch"),
     }
     done = subprocess.run(
-        [python, HERE / "peers" / "ways.py", way, backbone, folder],
+        [python, HERE / "peers" / "ways.py", way, backbone, folder, part],
         capture_output=True,
         text=True,
         env={**os.environ, **variables},
@@ -171,6 +178,7 @@ def distance(way, folder):
     if not all(file.exists() for file in files):
         return np.nan
     features, plain = (np.load(file).astype(np.float64) for file in files)
+    features = features[: len(plain)]
     if features.shape != plain.shape:
         return np.nan
     return np.median(np.linalg.norm(features - plain, axis=1) / np.linalg.norm(plain, axis=1))
@@ -201,7 +209,8 @@ def describe_machine():
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", nargs="?", help="pictures, in any subfolders")
-    parser.add_argument("--pictures", type=int, default=256)
+    parser.add_argument("--pictures", type=int, default=1024)
+    parser.add_argument("--few", type=int, default=96)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--backbones", nargs="+", choices=BACKBONES, default=BACKBONES)
     parser.add_argument("--peers-env", type=Path, default=HERE.parent / ".bench")
@@ -216,13 +225,13 @@ def main():
         if source is None:
             source = folder / "made"
             make_pictures(source, arguments.pictures + N_WARM_UP)
-        collect_pictures(source, folder, arguments.pictures)
-        n = len(list((folder / "pictures").iterdir()))
+        collect_pictures(source, folder, arguments.pictures, arguments.few)
+        n, n_few = (len(list((folder / part).iterdir())) for part in ("pictures", "few"))
         for backbone in arguments.backbones:
             (folder / "features").mkdir()
             table = measure(backbone, folder, pythons, arguments.repeats)
             shutil.rmtree(folder / "features")
-            print(f"\n{backbone}, {n} pictures, medians of {arguments.repeats} runs")
+            print(f"\n{backbone}, {n} and {n_few} pictures, medians of {arguments.repeats} runs")
             formats = {column: text.format for column, text in FORMATS.items()}
             print(table.to_string(formatters=formats, na_rep="-"))
             print(compare_with_limits(table))
