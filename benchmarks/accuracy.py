@@ -28,7 +28,10 @@ from sktl import CNNClassifier, CNNFeatures, Phase, load_image_folder
 from sktl.metrics import top_k_accuracy
 from sktl.training import Augmentation
 
-MIRRORED = Augmentation(horizontal_flip=True, width_shift=0.1, height_shift=0.1, zoom=0.1)
+STRONG = Augmentation(
+    horizontal_flip=True, width_shift=0.15, height_shift=0.15, zoom=0.35, rotation=20,
+    color_jitter=0.2,
+)  # fmt: skip
 
 
 def scratch(name, size, epochs, **parameters):
@@ -43,12 +46,16 @@ def scratch(name, size, epochs, **parameters):
     )
 
 
-def regularised(name, size, epochs, **parameters):
+def regularised(name, size, epochs):
     phase = Phase(
         "all", epochs, optimizer="adamw", lr=3e-3, weight_decay=0.05, schedule="one_cycle"
     )
-    return scratch(name, size, epochs, **parameters).set_params(
-        phases=[("train", phase)], label_smoothing=0.1
+    return scratch(name, size, epochs).set_params(
+        phases=[("train", phase)],
+        augment=STRONG,
+        label_smoothing=0.1,
+        validation=None,
+        keep="final",
     )
 
 
@@ -81,14 +88,14 @@ def fine_tuned(epochs, **parameters):
 STUDIES = {
     "flowers": {
         "basic5 from scratch": lambda: scratch("basic5", 128, 30),
-        "basic5, augmented": lambda: regularised("basic5", 128, 60, augment="light"),
+        "basic5, augmented": lambda: regularised("basic5", 96, 100),
         "frozen, logistic regression": frozen,
         "head only": head_only,
         "fine-tuned, augmented": lambda: fine_tuned(10),
     },
     "dogs_vs_cats": {
         "small3 from scratch": lambda: scratch("small3", 128, 20),
-        "small3, augmented": lambda: regularised("small3", 128, 40, augment=MIRRORED),
+        "small3, augmented": lambda: regularised("small3", 96, 120),
         "frozen, logistic regression": frozen,
         "head only": head_only,
         "fine-tuned, augmented": lambda: fine_tuned(5),
