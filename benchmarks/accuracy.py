@@ -34,8 +34,7 @@ STRONG = Augmentation(
 )  # fmt: skip
 
 
-def scratch(name, size, epochs, **parameters):
-    phase = Phase("all", epochs, optimizer="adam", lr=2e-3, schedule="one_cycle")
+def scratch(name, size, phase, **parameters):
     return CNNClassifier(
         name,
         weights=None,
@@ -46,21 +45,22 @@ def scratch(name, size, epochs, **parameters):
     )
 
 
+def plain(name, size, epochs):
+    phase = Phase("all", epochs, optimizer="adam", lr=2e-3, schedule="one_cycle")
+    return scratch(name, size, phase)
+
+
 def regularised(name, size, epochs):
     phase = Phase(
         "all", epochs, optimizer="adamw", lr=3e-3, weight_decay=0.05, schedule="one_cycle"
     )
-    return scratch(name, size, epochs).set_params(
-        phases=[("train", phase)],
-        augment=STRONG,
-        label_smoothing=0.1,
-        validation=None,
-        keep="final",
+    return scratch(
+        name, size, phase, augment=STRONG, label_smoothing=0.1, validation=None, keep="final"
     )
 
 
-def frozen(**parameters):
-    features = CNNFeatures("efficientnet_lite0", **parameters)
+def frozen():
+    features = CNNFeatures("efficientnet_lite0")
     return make_pipeline(features, StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
 
 
@@ -69,32 +69,32 @@ def head_only():
     return CNNClassifier(phases=phases, random_state=0)
 
 
-def fine_tuned(epochs, **parameters):
+def fine_tuned(epochs):
     phases = [
         ("warm_up", Phase("head", 30, optimizer="adam", lr=1e-3, augment=False)),
         ("fine_tune", Phase("last:2", epochs, lr=0.01, nesterov=True, schedule="one_cycle")),
     ]
-    parameters = {
-        "augment": "light",
-        "augment_copies": 4,
-        "label_smoothing": 0.1,
-        "validation": None,
-        "keep": "final",
-        **parameters,
-    }
-    return CNNClassifier(phases=phases, random_state=0, **parameters)
+    return CNNClassifier(
+        phases=phases,
+        augment="light",
+        augment_copies=4,
+        label_smoothing=0.1,
+        validation=None,
+        keep="final",
+        random_state=0,
+    )
 
 
 STUDIES = {
     "flowers": {
-        "basic5 from scratch": lambda: scratch("basic5", 128, 30),
+        "basic5 from scratch": lambda: plain("basic5", 128, 30),
         "basic5, augmented": lambda: regularised("basic5", 96, 100),
         "frozen, logistic regression": frozen,
         "head only": head_only,
         "fine-tuned, augmented": lambda: fine_tuned(10),
     },
     "dogs_vs_cats": {
-        "small3 from scratch": lambda: scratch("small3", 128, 20),
+        "small3 from scratch": lambda: plain("small3", 128, 20),
         "small3, augmented": lambda: regularised("small3", 96, 120),
         "frozen, logistic regression": frozen,
         "head only": head_only,

@@ -74,20 +74,17 @@ FORMATS = {
 }
 
 
-def collect_pictures(source, folder, n, n_few):
-    """Copy pictures into ``warm-up`` and ``pictures`` in a folder, some into ``few`` too."""
+def collect_pictures(source, folder, n):
+    """Copy pictures into ``folder/warm-up`` and ``folder/pictures``."""
     random = np.random.default_rng(0)
     found = sorted(p for p in Path(source).rglob("*") if p.suffix.lower() in SUFFIXES)
     chosen = [found[i] for i in random.permutation(len(found))[: n + N_WARM_UP]]
     if len(chosen) <= N_WARM_UP:
         sys.exit(f"{source} must contain more than {N_WARM_UP} pictures; got {len(chosen)}")
     for i, path in enumerate(chosen):
-        parts = ["warm-up"] if i < N_WARM_UP else ["pictures"]
-        if N_WARM_UP <= i < N_WARM_UP + n_few:
-            parts.append("few")
-        for part in parts:
-            (folder / part).mkdir(exist_ok=True)
-            shutil.copyfile(path, folder / part / f"{i:06}{path.suffix.lower()}")
+        part = folder / ("warm-up" if i < N_WARM_UP else "pictures")
+        part.mkdir(exist_ok=True)
+        shutil.copyfile(path, part / f"{i:06}{path.suffix.lower()}")
 
 
 def make_pictures(folder, n):
@@ -131,16 +128,15 @@ def last_line(text):
     return (text.strip().splitlines() or ["no message"])[-1]
 
 
-def run(python, way, backbone, folder):
-    """What ways.py prints of one way."""
-    part = "pictures" if way in WITH_ALL_PICTURES else "few"
+def run(python, way, backbone, folder, n):
+    """What ways.py prints of one way, for the first n pictures."""
     variables = {
         "CUDA_VISIBLE_DEVICES": "",
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "TORCH_HOME": str(folder / "torch"),
     }
     done = subprocess.run(
-        [python, HERE / "peers" / "ways.py", way, backbone, folder, part],
+        [python, HERE / "peers" / "ways.py", way, backbone, folder, str(n)],
         capture_output=True,
         text=True,
         env={**os.environ, **variables},
@@ -151,9 +147,9 @@ def run(python, way, backbone, folder):
         return {"note": f"ended with code {done.returncode}: {last_line(done.stderr)}"}
 
 
-def measure(backbone, folder, pythons, repeats):
+def measure(backbone, folder, pythons, repeats, n, n_few):
     """One row a way: medians over the repeats."""
-    failed = run(sys.executable, "weights", backbone, folder).get("note")
+    failed = run(sys.executable, "weights", backbone, folder, 0).get("note")
     if failed:
         sys.exit(f"no weights for {backbone}: {failed}")
     results = {way: [] for way in pythons}
@@ -161,7 +157,10 @@ def measure(backbone, folder, pythons, repeats):
         for way, (python, reason) in pythons.items():
             done = results[way]
             if not done or "seconds" in done[-1]:  # what failed once is not tried again
-                done.append(run(python, way, backbone, folder) if python else {"note": reason})
+                count = n if way in WITH_ALL_PICTURES else n_few
+                done.append(
+                    run(python, way, backbone, folder, count) if python else {"note": reason}
+                )
     rows = {}
     for way, done in results.items():
         medians = pd.DataFrame(done).reindex(columns=COLUMNS).median()
@@ -225,11 +224,12 @@ def main():
         if source is None:
             source = folder / "made"
             make_pictures(source, arguments.pictures + N_WARM_UP)
-        collect_pictures(source, folder, arguments.pictures, arguments.few)
-        n, n_few = (len(list((folder / part).iterdir())) for part in ("pictures", "few"))
+        collect_pictures(source, folder, arguments.pictures)
+        n = len(list((folder / "pictures").iterdir()))
+        n_few = min(n, arguments.few)
         for backbone in arguments.backbones:
             (folder / "features").mkdir()
-            table = measure(backbone, folder, pythons, arguments.repeats)
+            table = measure(backbone, folder, pythons, arguments.repeats, n, n_few)
             shutil.rmtree(folder / "features")
             print(f"\n{backbone}, {n} and {n_few} pictures, medians of {arguments.repeats} runs")
             formats = {column: text.format for column, text in FORMATS.items()}

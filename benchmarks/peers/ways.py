@@ -1,10 +1,11 @@
 """
 One way of extracting features, in a process of its own.
 
-``python ways.py WAY BACKBONE FOLDER PART`` prints one line of JSON: what the way took for the
-pictures in ``FOLDER/PART``, or why it cannot. Its features go to ``FOLDER/features/WAY.npy``. The
-environments of the peers run this file too, so what not all of them have is imported where it is
-needed. Every way gives the input of the network's last linear layer, which all of them can name.
+``python ways.py WAY BACKBONE FOLDER N`` prints one line of JSON: what the way took for the first N
+pictures in ``FOLDER/pictures``, or why it cannot. Its features go to
+``FOLDER/features/WAY.npy``. The environments of the peers run this file too, so what not all of
+them have is imported where it is needed. Every way gives the input of the network's last linear
+layer, which all of them can name.
 """
 
 import contextlib
@@ -238,10 +239,10 @@ def note_workers(peak=[0]):  # noqa: B006 - the peak of all calls
     return peak[0]
 
 
-def measure(way, backbone, folder, part):
+def measure(way, backbone, folder, n):
     extract = WAYS[way](backbone, folder)
     extract(sorted((folder / "warm-up").iterdir()))
-    paths = sorted((folder / part).iterdir())
+    paths = sorted((folder / "pictures").iterdir())[:n]
     cpu, start = cpu_seconds(), time.perf_counter()
     features = extract(paths)
     seconds, cpu = time.perf_counter() - start, cpu_seconds() - cpu
@@ -256,14 +257,14 @@ def measure(way, backbone, folder, part):
 
 
 def main():
-    way, backbone, folder, part = sys.argv[1], sys.argv[2], Path(sys.argv[3]), sys.argv[4]
+    way, backbone, folder, n = sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
     result = {}
     with contextlib.redirect_stdout(sys.stderr):
         try:
             if way == "weights":
                 make_weights(backbone, folder)
             else:
-                result = measure(way, backbone, folder, part)
+                result = measure(way, backbone, folder, n)
                 with contextlib.suppress(importlib.metadata.PackageNotFoundError):
                     result["note"] = importlib.metadata.version(way)
         except CannotRunError as error:

@@ -119,26 +119,28 @@ def make_runner(
     if runtime == "compile":
         return _CompiledRunner(backbone, recipe, device, step)
     if runtime in _EXPORTED:
-        model = _export(backbone, recipe)
-        return _EXPORTED[runtime](backbone, recipe, device, step, model)
-    runner: Runner = _TorchRunner(
-        backbone, recipe, device, step, is_worth_fusing=n_images >= _WORTH_FUSING
-    )
-    others = [name for name in _EXPORTED if importlib.util.find_spec(name)]
+        return _EXPORTED[runtime](_Export(backbone, recipe), device, step)
+    runner = _TorchRunner(backbone, recipe, device, step, is_worth_fusing=n_images >= _WORTH_FUSING)
     if (
-        runtime != "auto"
-        or recipe.precision != "auto"
-        or device.type != "cpu"
-        or n_images < _WORTH_EXPORTING
-        or not others
-        or not importlib.util.find_spec("onnx")
+        runtime == "auto"
+        and recipe.precision == "auto"
+        and device.type == "cpu"
+        and n_images >= _WORTH_EXPORTING
     ):
+        return _fastest(runner, backbone)
+    return runner
+
+
+def _fastest(runner: Runner, backbone: Backbone) -> Runner:
+    """The runner, or one of another runtime that is installed, if that is faster."""
+    others = [kind for name, kind in _EXPORTED.items() if importlib.util.find_spec(name)]
+    if not others or not importlib.util.find_spec("onnx"):
         return runner
     seconds = _time_of(runner)
     with contextlib.suppress(ParameterError):
-        model = _export(backbone, recipe)
-        for name in others:
-            other = _EXPORTED[name](backbone, recipe, device, step, model)
+        export = _Export(backbone, runner.recipe)
+        for kind in others:
+            other = kind(export, runner.device, runner.step)
             other_seconds = _time_of(other)
             if other_seconds < seconds:
                 runner, seconds = other, other_seconds
@@ -324,16 +326,16 @@ class _CompiledRunner(_TorchRunner):
 class _OnnxRunner(Runner):
     """ONNX Runtime, on the CPU: one core a call."""
 
-    def __init__(
-        self, backbone: Backbone, recipe: Recipe, device: torch.device, step: int, model: bytes
-    ) -> None:
-        super().__init__(backbone, recipe, device, step)
+    def __init__(self, export: _Export, device: torch.device, step: int) -> None:
+        super().__init__(export.backbone, export.recipe, device, step)
         library = importlib.import_module("onnxruntime")
         options = library.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors
-        self.session = library.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        _check_export(self, backbone, recipe)
+        self.session = library.InferenceSession(
+            export.model, options, providers=["CPUExecutionProvider"]
+        )
+        _check_export(self, export)
 
     def _run(self, x: torch.Tensor) -> list[torch.Tensor]:
         arrays = self.session.run(None, {"x": x.contiguous().numpy()})
@@ -343,18 +345,17 @@ class _OnnxRunner(Runner):
 class _OpenVinoRunner(Runner):
     """OpenVINO, on the CPU: one core a call."""
 
-    def __init__(
-        self, backbone: Backbone, recipe: Recipe, device: torch.device, step: int, model: bytes
-    ) -> None:
-        super().__init__(backbone, recipe, device, step)
+    def __init__(self, export: _Export, device: torch.device, step: int) -> None:
+        super().__init__(export.backbone, export.recipe, device, step)
         core = importlib.import_module("openvino").Core()
         options = {
-            "INFERENCE_PRECISION_HINT": "bf16" if recipe.precision == "bf16" else "f32",
+            "INFERENCE_PRECISION_HINT": "bf16" if self.recipe.precision == "bf16" else "f32",
             "PERFORMANCE_HINT": "THROUGHPUT",
         }
-        self.compiled = core.compile_model(core.read_model(io.BytesIO(model)), "CPU", options)
+        model = core.read_model(io.BytesIO(export.model))
+        self.compiled = core.compile_model(model, "CPU", options)
         self.local = threading.local()
-        _check_export(self, backbone, recipe)
+        _check_export(self, export)
 
     def _run(self, x: torch.Tensor) -> list[torch.Tensor]:
         if not hasattr(self.local, "request"):
@@ -369,31 +370,40 @@ _EXPORTED: dict[str, Callable[..., Runner]] = {
 }
 
 
-def _export(backbone: Backbone, recipe: Recipe) -> bytes:
-    """The network as ONNX, for batches of any size."""
-    network = backbone.feature_network(recipe.layers, device=torch.device("cpu"))
-    size = backbone.preprocessing.at_size(recipe.image_size).size
-    probe = torch.rand((2, 3, size, size), generator=torch.Generator().manual_seed(0))
-    names = [f"layer_{i}" for i in range(len(recipe.layers))]
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder, "network.onnx")
-            write_onnx(network, [probe], file, inputs=["x"], outputs=names)
-            return file.read_bytes()
-    except Exception as error:
-        raise ParameterError(f"{backbone.spec.name} cannot be exported to ONNX: {error}") from error
+class _Export:
+    """What a network is as ONNX, for batches of any size."""
+
+    def __init__(self, backbone: Backbone, recipe: Recipe) -> None:
+        self.backbone, self.recipe = backbone, recipe
+        network = backbone.feature_network(recipe.layers, device=torch.device("cpu"))
+        names = [f"layer_{i}" for i in range(len(recipe.layers))]
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder, "network.onnx")
+                write_onnx(network, [self.noise(2, seed=0)], file, inputs=["x"], outputs=names)
+                self.model = file.read_bytes()
+        except Exception as error:
+            raise ParameterError(
+                f"{backbone.spec.name} cannot be exported to ONNX: {error}"
+            ) from error
+
+    def noise(self, n: int, *, seed: int) -> torch.Tensor:
+        """(n, 3, size, size) numbers from 0 to 1."""
+        size = self.backbone.preprocessing.at_size(self.recipe.image_size).size
+        return torch.rand((n, 3, size, size), generator=torch.Generator().manual_seed(seed))
 
 
-def _check_export(runner: Runner, backbone: Backbone, recipe: Recipe) -> None:
+def _check_export(runner: Runner, export: _Export) -> None:
     """Compare an exported network with the one that it was made of, for batches of other sizes.
 
     What the tracer saw for two pictures, such as a Python loop, need not hold for three.
     """
-    network = backbone.feature_network(recipe.layers, device=torch.device("cpu"))
-    size = backbone.preprocessing.at_size(recipe.image_size).size
-    tolerance = 0.2 if recipe.precision == "bf16" else 1e-3
+    name = export.backbone.spec.name
+    # Not the one that went through the exporter, which gives other numbers afterwards.
+    network = export.backbone.feature_network(export.recipe.layers, device=torch.device("cpu"))
+    tolerance = 0.2 if export.recipe.precision == "bf16" else 1e-3
     for n in (1, 3):
-        x = torch.rand((n, 3, size, size), generator=torch.Generator().manual_seed(n))
+        x = export.noise(n, seed=n)
         with torch.inference_mode():
             expected = network(x)
         try:
@@ -406,12 +416,11 @@ def _check_export(runner: Runner, backbone: Backbone, recipe: Recipe) -> None:
             )
         except Exception as error:
             raise ParameterError(
-                f"{backbone.spec.name} cannot be exported to ONNX for batches of any size: {error}"
+                f"{name} cannot be exported to ONNX for batches of any size: {error}"
             ) from error
         if not same:
             raise ParameterError(
-                f"{backbone.spec.name} exported to ONNX gives other numbers for {n} pictures; use "
-                'runtime="torch"'
+                f'{name} exported to ONNX gives other numbers for {n} pictures; use runtime="torch"'
             )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = ["write_onnx"]
+
+# The exporter, the filters of warnings and the switch of the log are those of the whole process.
+_lock = threading.Lock()
 
 
 def write_onnx(
@@ -42,7 +46,7 @@ def write_onnx(
     """
     import torch
 
-    with warnings.catch_warnings(), _without_log():
+    with _lock, warnings.catch_warnings(), _without_log():
         warnings.simplefilter("ignore")  # the tracer's remarks about constants
         torch.onnx.export(
             network,
