@@ -172,6 +172,7 @@ def forward_alone(backbone, folder):
     cpu, sizes = torch.device("cpu"), {"n_images": len(paths), "step": _CPU_STEP}
     with sktl_threads() as threads:
         runner = threads.submit(make_runner, network, recipe, cpu, **sizes).result()
+        threads.submit(runner.settle).result()
 
     def extract(paths):
         some = [np.stack([pixels[path] for path in part]) for part in split(paths, _CPU_STEP)]

@@ -99,6 +99,7 @@ def _on_cpu(
         runner: Runner = threads.submit(
             ready_runner, network, recipe, device, runtime, n_images=n_images, step=_CPU_STEP
         ).result()
+        settled = threads.submit(runner.settle)
 
         def work(positions: Sequence[int]) -> Batch:
             decoded = _decode(images, positions, runner)
@@ -112,6 +113,7 @@ def _on_cpu(
                 [np.concatenate(arrays) for arrays in zip(*layers, strict=True)],
                 [failure for part in parts for failure in part.bad],
             )
+        settled.result()
 
 
 def _on_device(

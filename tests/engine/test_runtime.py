@@ -85,33 +85,51 @@ def test_bf16_is_near_and_kept_apart(runtime, tmp_path):
     assert store.info()["precision"].tolist() == ["auto", "bf16"]
 
 
-def test_many_pictures_go_to_the_runtime_that_is_found_to_be_fastest(monkeypatch):
-    monkeypatch.setattr(_runtime, "_WORTH_EXPORTING", 6)
-    seconds = {}
+KINDS = (_runtime._TorchRunner, _runtime._OnnxRunner, _runtime._OpenVinoRunner)
 
-    def time_of(runner):
-        return seconds[type(runner).__name__]
 
-    monkeypatch.setattr(_runtime, "_time_of", time_of)
-    monkeypatch.setattr(_runtime, "_check_export", lambda *arguments: None)  # it runs them too
-    used = []
-    kinds = (_runtime._TorchRunner, _runtime._OnnxRunner, _runtime._OpenVinoRunner)
-    for kind in kinds:
+@pytest.fixture
+def used(monkeypatch):
+    """Names of the runners that have run."""
+    names = []
+    for kind in KINDS:
 
         def run(self, x, *, run=kind._run):
-            used.append(type(self).__name__)
+            names.append(type(self).__name__)
             return run(self, x)
 
         monkeypatch.setattr(kind, "_run", run)
-    features = CNNFeatures(small(), store=None)
-    for fastest in kinds:
-        seconds.update({kind.__name__: 2 - (kind is fastest) for kind in kinds})
-        used.clear()
-        features.fit_transform(pictures(6))
-        assert set(used) == {fastest.__name__}
+    return names
+
+
+@pytest.mark.parametrize("fastest", KINDS)
+def test_many_pictures_go_to_the_runtime_that_is_found_to_be_fastest(monkeypatch, used, fastest):
+    monkeypatch.setattr(_runtime, "_WORTH_EXPORTING", 6)
+    monkeypatch.setattr(_runtime, "_time_of", lambda runner: 2 - isinstance(runner, fastest))
+    pixels = np.zeros((2, 1, 24, 24, 3), np.uint8)
+    args = small(), Recipe(), torch.device("cpu")
+    runner = _runtime.make_runner(*args, n_images=6, step=4)
+    before = runner(pixels)
+    assert set(used) == {"_TorchRunner"}, "nobody waits for the others"
+    runner.settle()
     used.clear()
-    features.fit_transform(pictures(5))
-    assert set(used) == {"_TorchRunner"}
+    np.testing.assert_allclose(runner(pixels)[0], before[0], rtol=1e-5, atol=1e-6)
+    runner.settle()
+    assert used == [fastest.__name__], "settled once"
+    used.clear()
+    _runtime.make_runner(*args, n_images=5, step=4).settle()
+    assert not used, "not worth it"
+
+
+def test_what_was_found_to_be_fastest_is_remembered(monkeypatch, used):
+    monkeypatch.setattr(_runtime, "_WORTH_EXPORTING", 40)
+    monkeypatch.setattr(_runtime, "_time_of", lambda runner: -KINDS.index(type(runner)))
+    features = CNNFeatures("resnet18", weights=None, image_size=32, store=None)
+    one = features.fit_transform(pictures(40))
+    assert set(used) == {kind.__name__ for kind in KINDS}  # two of them to be checked
+    used.clear()
+    np.testing.assert_allclose(features.transform(pictures(8)), one[:8], rtol=1e-4, atol=1e-5)
+    assert set(used) == {"_OpenVinoRunner"}
 
 
 class OneByOne(nn.Module):
@@ -131,10 +149,15 @@ def test_an_export_that_holds_for_one_batch_size_alone_is_refused():
         CNNFeatures(own, runtime="onnxruntime", store=None).fit_transform(pictures(6))
 
 
-def test_timing_a_runner_runs_it():
+def test_timing_a_runner_runs_it_and_a_slow_one_once(monkeypatch, used):
     cpu = torch.device("cpu")
     runner = _runtime.make_runner(small(), Recipe(), cpu, "torch", n_images=4, step=4)
-    assert _runtime._time_of(runner) > 0
+    assert _runtime._fastest_of([runner]) is runner
+    assert used == ["_TorchRunner"] * 3
+    monkeypatch.setattr(_runtime, "_LONG", 0)
+    used.clear()
+    _runtime._fastest_of([runner])
+    assert used == ["_TorchRunner"]
 
 
 def test_a_network_that_cannot_be_exported_is_named(monkeypatch):
