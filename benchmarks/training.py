@@ -6,7 +6,8 @@ One run, the same network, pictures, batch size and optimizer, in turns::
     python benchmarks/training.py path/to/folder [--pictures 256] [--repeats 3]
 
 For each network and each part that learns: seconds of an epoch of the plain loop (which is handed
-the decoded pictures, and forwards everything in each epoch), of `CNNClassifier`, and the ratio.
+the decoded pictures as `ToTensor` lays them out, and forwards everything in each epoch), of
+`CNNClassifier`, and the ratio. "last:1" is the last stage, of several blocks.
 What `CNNClassifier` does once before its first epoch is told beside them: decoding, and the pass
 of the frozen part. Medians over the epochs behind the first, then over the repeats. Weights are
 random: they take as long as pretrained ones.
@@ -26,6 +27,21 @@ from torchvision import models
 from sktl import CNNClassifier, Phase, load_image_folder
 
 BATCH_SIZE = 32
+# What of each network learns beside its head, for each part that learns.
+LEARNING = {
+    "mobilenet_v2": {
+        "head": [],
+        "last block": ["features.17", "features.18"],
+        "last:1": [f"features.{i}" for i in range(14, 19)],
+        "all": ["features"],
+    },
+    "resnet18": {
+        "head": [],
+        "last block": ["layer4.1"],
+        "last:1": ["layer4"],
+        "all": ["conv1", "bn1", *(f"layer{i}" for i in range(1, 5))],
+    },
+}
 
 
 def decoded(paths, size):
@@ -40,11 +56,10 @@ def plain_loop(name, train, pixels, labels, epochs):
     last = "fc" if hasattr(net, "fc") else "classifier.1"
     head = nn.Linear(net.get_submodule(last).in_features, int(labels.max()) + 1)
     net.set_submodule(last, head)
-    block = net.layer4 if hasattr(net, "layer4") else net.features[14:]
-    learns = {"head": head, "last:1": nn.ModuleList([block, head]), "all": net}[train]
     net.requires_grad_(False)
+    learns = nn.ModuleList([head, *map(net.get_submodule, LEARNING[name][train])])
     learns.requires_grad_(True)
-    x = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    x = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
     mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
     std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
     optimizer = torch.optim.SGD(learns.parameters(), lr=0.001, momentum=0.9)
@@ -63,7 +78,8 @@ def plain_loop(name, train, pixels, labels, epochs):
 
 def with_sktl(name, train, pixels, labels, epochs):
     """Seconds of each epoch of CNNClassifier, and of what it does before."""
-    phase = Phase(train, epochs, lr=0.001, batch_norm="train")
+    learns = LEARNING[name][train] if train == "last block" else train
+    phase = Phase(learns, epochs, lr=0.001, batch_norm="train")
     model = CNNClassifier(
         name,
         weights=None,
@@ -87,7 +103,7 @@ def main():
     parser.add_argument("--pictures", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--backbones", nargs="+", default=["mobilenet_v2", "resnet18"])
+    parser.add_argument("--backbones", nargs="+", choices=LEARNING, default=list(LEARNING))
     arguments = parser.parse_args()
     X, y = load_image_folder(arguments.folder, return_X_y=True)
     kept = np.random.default_rng(0).permutation(len(X))[: arguments.pictures]
@@ -95,7 +111,7 @@ def main():
     labels = torch.from_numpy(np.unique(y[kept], return_inverse=True)[1])
     records = []
     for name in arguments.backbones:
-        for train in ("head", "last:1", "all"):
+        for train in LEARNING[name]:
             plain, ours, before = [], [], []
             for _ in range(arguments.repeats):
                 plain.append(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import nn
 from sktl.nn.mixing import Mixed, cutmix, mixup
 from sktl.training._augmentation import Augmentation
 from sktl.training._data import Batches
+from sktl.training._network import TransferNet
 from sktl.training._team import Team
 
 __all__ = ["BatchWork", "Parts", "StopPhase", "TransferSkorchNet"]
@@ -172,7 +174,7 @@ class TransferSkorchNet(skorch.NeuralNet):
         y = to_device(y, device)
         weight = to_device(X["weight"], device) if "weight" in X else None
         x, mixed = work.inputs(to_device(X["x"], device), training=True)
-        with self._arithmetic():
+        with self._arithmetic(), _gradients_channels_last(self.module_):
             logits = self.infer(_channels_last(x), **fit_params)
         logits = logits.float()
         loss = work.loss(logits, y, weight, mixed=mixed, training=True)
@@ -217,6 +219,29 @@ class TransferSkorchNet(skorch.NeuralNet):
         if self.work.autocast:
             return torch.autocast(torch.device(self.device).type, torch.bfloat16)
         return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _gradients_channels_last(net: nn.Module) -> Iterator[None]:
+    """In a forward pass, see to the gradients that batch normalisations will be handed.
+
+    Those of maps that are averaged come in another order in memory, with which the normalisation of
+    MobileNetV2's last maps takes twenty times as long on a CPU.
+    """
+    norms = []
+    if isinstance(net, TransferNet):  # what torch.compile makes of it orders its memory itself
+        norms = [m for m in net.learner.modules() if isinstance(m, nn.BatchNorm2d)]
+    handles = [norm.register_forward_hook(_order_gradient) for norm in norms]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _order_gradient(norm: nn.Module, inputs: object, output: torch.Tensor) -> None:
+    if output.requires_grad:
+        output.register_hook(_channels_last)  # type: ignore[no-untyped-call]
 
 
 def _channels_last(x: torch.Tensor) -> torch.Tensor:

@@ -59,9 +59,13 @@ class TransferNet(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, 3, H, W) normalised pictures, or what the cut gives, to (N, n_classes) logits."""
-        features = self.trunk(x) if self.cut is None else self.cut.rest(x)
-        logits: torch.Tensor = self.head(pool(features, self.pooling))
+        logits: torch.Tensor = self.head(pool(self.learner(x), self.pooling))
         return logits
+
+    @property
+    def learner(self) -> nn.Module:
+        """What runs below the head: the trunk, or the rest of it behind the cut."""
+        return self.trunk if self.cut is None else self.cut.rest
 
     def train(self, mode: bool = True) -> TransferNet:
         """Switch to train mode what learns; what is frozen stays in eval mode."""

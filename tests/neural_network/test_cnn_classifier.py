@@ -2,6 +2,7 @@
 
 import pickle
 import shutil
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -62,6 +63,38 @@ def classifier(backbone=None, **parameters):
 
 def tensors(fitted):
     return {k: v.clone() for k, v in fitted._built().module.state_dict().items()}
+
+
+class Watched(nn.BatchNorm2d):
+    """Notes in which order the numbers of its gradients lie in memory."""
+
+    def forward(self, x):
+        return Gradient.apply(super().forward(x))
+
+
+class Gradient(torch.autograd.Function):
+    is_channels_last: ClassVar = []
+
+    @staticmethod
+    def forward(context, x):
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(context, gradient):
+        like = {"memory_format": torch.channels_last}
+        Gradient.is_channels_last.append(gradient.is_contiguous(**like))
+        return gradient
+
+
+def test_gradients_of_batch_normalisations_lie_as_their_maps_do():
+    X, y = pictures(16)
+    module = small().module
+    module[6], module[7] = Watched(16), nn.ReLU6()
+    backbone = Backbone(module, preprocessing=Preprocessing(size=32, resize=32))
+    Gradient.is_channels_last.clear()
+    for train in ("all", ["5", "6"]):  # the second behind stored activations
+        classifier(backbone, phases=[("train", Phase(train, 1, lr=0.05))]).fit(X, y)
+    assert Gradient.is_channels_last == [True, True]
 
 
 @pytest.mark.parametrize("batch_norm", ["frozen", "train"])
