@@ -126,7 +126,7 @@ def test_what_was_found_to_be_fastest_is_remembered(monkeypatch, used):
     monkeypatch.setattr(_runtime, "_time_of", lambda runner: -KINDS.index(type(runner)))
     features = CNNFeatures("resnet18", weights=None, image_size=32, store=None)
     one = features.fit_transform(pictures(40))
-    assert set(used) == {kind.__name__ for kind in KINDS}  # two of them to be checked
+    assert {"_OnnxRunner", "_OpenVinoRunner"} <= set(used)
     used.clear()
     np.testing.assert_allclose(features.transform(pictures(8)), one[:8], rtol=1e-4, atol=1e-5)
     assert set(used) == {"_OpenVinoRunner"}
