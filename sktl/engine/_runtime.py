@@ -129,8 +129,9 @@ def make_runner(
     may_choose = runtime == "auto" and recipe.precision == "auto" and device.type == "cpu"
     if may_choose and n_images >= _WORTH_EXPORTING and importlib.util.find_spec("onnx"):
         others = [name for name in _EXPORTED if importlib.util.find_spec(name)]
-        with contextlib.suppress(ParameterError):
-            return _FastestRunner(runner, _Export(backbone, recipe), others) if others else runner
+        if others:
+            with contextlib.suppress(ParameterError):
+                return _FastestRunner(runner, _Export(backbone, recipe), others)
     return runner
 
 
