@@ -15,7 +15,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from sktl.engine._network import Network
-from sktl.engine._prepare import n_crops, prepare
+from sktl.engine._prepare import n_crops, prepare, prepare_on
 from sktl.engine._recipe import Recipe
 from sktl.engine._runtime import Runner, Runtime, ready_runner
 from sktl.exceptions import BadImage
@@ -25,6 +25,7 @@ from sktl.images._decode import BadImageError
 __all__ = ["Batch", "forward"]
 
 Array = npt.NDArray[np.float32]
+Pixels = npt.NDArray[np.uint8] | torch.Tensor
 T = TypeVar("T")
 
 # Crops that a thread forwards at once: larger batches gain nothing on a CPU, and their activations
@@ -34,6 +35,8 @@ _CPU_STEP = 4
 _MOST_REPLICAS = 16
 # How many chunks are decoded ahead.
 _AHEAD = 2
+# Devices that resize as well, as the cores in front of them are their bound.
+_RESIZING = ("cuda",)
 
 
 class Batch(NamedTuple):
@@ -56,7 +59,7 @@ class Batch(NamedTuple):
 
 class _Decoded(NamedTuple):
     positions: list[int]
-    pixels: npt.NDArray[np.uint8]
+    pixels: list[Pixels]
     bad: list[BadImage]
 
 
@@ -103,7 +106,7 @@ def _on_cpu(
 
         def work(positions: Sequence[int]) -> Batch:
             decoded = _decode(images, positions, runner)
-            layers = runner(decoded.pixels) if decoded.positions else []
+            layers = runner(_stack(decoded.pixels)) if decoded.positions else []
             return Batch(decoded.positions, layers, decoded.bad)
 
         for parts in _ahead(threads, work, chunks, step):
@@ -135,12 +138,11 @@ def _on_device(
 
     with _threads(joblib.cpu_count(), 1) as threads:
         for parts in _ahead(threads, lambda some: _decode(images, some, runner), chunks, 1):
-            good = [part for part in parts if part.positions]
-            pixels = np.concatenate([part.pixels for part in good]) if good else None
+            pixels = [some for part in parts for some in part.pixels]
             launched.append(
                 (
-                    [i for part in good for i in part.positions],
-                    [] if pixels is None else runner.launch(pixels),
+                    [i for part in parts for i in part.positions],
+                    runner.launch(_stack(pixels)) if pixels else [],
                     [failure for part in parts for failure in part.bad],
                 )
             )
@@ -152,7 +154,10 @@ def _on_device(
 
 def _decode(images: ImageCollection, positions: Sequence[int], runner: Runner) -> _Decoded:
     recipe = runner.recipe
-    good, pixels, bad = [], [], []
+    by_device = runner.device.type in _RESIZING and recipe.crops == "center"
+    good: list[int] = []
+    pixels: list[Pixels] = []
+    bad: list[BadImage] = []
     for i in positions:
         try:
             image = images.read_rgb(i)
@@ -160,10 +165,18 @@ def _decode(images: ImageCollection, positions: Sequence[int], runner: Runner) -
             bad.append(BadImage(i, images.describe(i), str(error)))
             continue
         good.append(i)
+        if by_device:
+            pixels.append(prepare_on(runner.device, image, runner.preprocessing))
+            continue
         # PyTorch's resizing alone would take up to .01 of the features' norm.
         exact = recipe.precision != "bf16"
         pixels.append(prepare(image, runner.preprocessing, recipe.crops, exact=exact))
-    return _Decoded(good, np.stack(pixels) if pixels else np.empty(0, np.uint8), bad)
+    return _Decoded(good, pixels, bad)
+
+
+def _stack(pixels: list[Any]) -> Pixels:
+    """Pixels of pictures, all of them here or all on a device, as one array."""
+    return torch.stack(pixels) if isinstance(pixels[0], torch.Tensor) else np.stack(pixels)
 
 
 def _ahead(

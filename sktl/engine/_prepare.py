@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -9,10 +10,12 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from sktl.engine._resize import resize_part, resizes_like_pillow
+
 if TYPE_CHECKING:
     from sktl.backbones import Preprocessing
 
-__all__ = ["Crops", "n_crops", "prepare"]
+__all__ = ["Crops", "n_crops", "prepare", "prepare_on"]
 
 Crops = Literal["center", "ten"]
 # A picture of 10 x 10,000 pixels would be resized to 256 x 256,000. Beyond this size only the
@@ -66,7 +69,7 @@ def prepare(
     size = preprocessing.size
     resample = Image.Resampling[preprocessing.interpolation.upper()]
     width, height = _resized(image, preprocessing)
-    left, top = round((width - size) / 2), round((height - size) / 2)
+    left, top = _centre(width, size), _centre(height, size)
     if crops == "center" and width * height > _MOST_PIXELS:
         across, down = image.width / width, image.height / height
         box = (left * across, top * down, (left + size) * across, (top + size) * down)
@@ -83,6 +86,38 @@ def prepare(
     return np.stack([v[y : y + size, x : x + size] for v in views for y, x in corners])
 
 
+def prepare_on(
+    device: torch.device, image: Image.Image, preprocessing: Preprocessing
+) -> torch.Tensor:
+    """The centre of a picture, resized by the device where that gives the same as `prepare`.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where the pixels are wanted.
+    image : PIL.Image.Image of mode RGB
+        The decoded picture.
+    preprocessing : Preprocessing
+        Sizes and interpolation.
+
+    Returns
+    -------
+    pixels : Tensor of shape (1, size, size, 3), dtype uint8
+        On the device; it may still be at work.
+    """
+    size, interpolation = preprocessing.size, preprocessing.interpolation
+    width, height = _resized(image, preprocessing)
+    if image.size != (width, height) and resizes_like_pillow(interpolation, device):
+        left, top = _centre(width, size), _centre(height, size)
+        box = (left, top, left + size, top + size)
+        # A device that has no room gets its batch, and says so if that is too much for it as well.
+        with contextlib.suppress(torch.OutOfMemoryError):
+            part = resize_part(np.asarray(image), (width, height), box, interpolation, device)
+            if part is not None:
+                return part[None]
+    return torch.from_numpy(prepare(image, preprocessing).copy()).to(device)
+
+
 def _resize_in_torch(
     image: Image.Image, width: int, height: int, interpolation: str
 ) -> npt.NDArray[np.uint8]:
@@ -93,6 +128,11 @@ def _resize_in_torch(
     x = torch.nn.functional.interpolate(x, (height, width), mode=interpolation, antialias=True)
     resized: npt.NDArray[np.uint8] = x[0].permute(1, 2, 0).numpy()
     return resized
+
+
+def _centre(length: int, size: int) -> int:
+    """Where the cut begins."""
+    return round((length - size) / 2)
 
 
 def _resized(image: Image.Image, preprocessing: Preprocessing) -> tuple[int, int]:

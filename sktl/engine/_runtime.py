@@ -35,6 +35,7 @@ __all__ = ["RUNTIMES", "Runner", "Runtime", "check_runtime", "make_runner", "rea
 Runtime = Literal["auto", "torch", "compile", "onnxruntime", "openvino"]
 RUNTIMES = ("auto", "torch", "compile", "onnxruntime", "openvino")
 Array = npt.NDArray[np.float32]
+Pixels = npt.NDArray[np.uint8] | torch.Tensor
 
 _PRECISIONS = {
     "compile": ("auto", "bf16"),
@@ -185,11 +186,11 @@ class Runner:
         # (x / 255 - mean) / std in one step
         self.scale, self.shift = 1 / (255 * std), -mean / std
 
-    def __call__(self, pixels: npt.NDArray[np.uint8]) -> list[Array]:
+    def __call__(self, pixels: Pixels) -> list[Array]:
         """(n, n_crops, H, W, 3) uint8 to one (n, ...) float32 array a layer."""
         return self.fetch(self.launch(pixels))
 
-    def launch(self, pixels: npt.NDArray[np.uint8]) -> list[list[torch.Tensor]]:
+    def launch(self, pixels: Pixels) -> list[list[torch.Tensor]]:
         """Begin, without waiting for a device to finish: layers of each step, on the device."""
         parts: list[list[torch.Tensor]] = []
         done = 0
@@ -221,7 +222,7 @@ class Runner:
         """(n, 3, H, W) normalised pictures to maps."""
         raise NotImplementedError
 
-    def _pooled(self, pixels: npt.NDArray[np.uint8]) -> list[torch.Tensor]:
+    def _pooled(self, pixels: Pixels) -> list[torch.Tensor]:
         n, crops = pixels.shape[:2]
         results = []
         for maps in self._run(self._normalised(pixels)):
@@ -230,9 +231,9 @@ class Runner:
             results.append(values.reshape(n, crops, *values.shape[1:]).mean(1))
         return results
 
-    def _normalised(self, pixels: npt.NDArray[np.uint8]) -> torch.Tensor:
-        x = torch.from_numpy(pixels).flatten(0, 1)  # (n, k, H, W, 3) -> (nk, H, W, 3)
-        if self.device.type == "cuda":
+    def _normalised(self, pixels: Pixels) -> torch.Tensor:
+        x = torch.as_tensor(pixels).flatten(0, 1)  # (n, k, H, W, 3) -> (nk, H, W, 3)
+        if self.device.type == "cuda" and not x.is_cuda:
             x = x.pin_memory().to(self.device, non_blocking=True)
         else:
             x = x.to(self.device)

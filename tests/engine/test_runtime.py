@@ -263,6 +263,22 @@ def test_in_front_of_a_device_the_numbers_are_the_same(crops):
     np.testing.assert_allclose(rows, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("precision", ["auto", "exact"])
+def test_a_device_that_resizes_gives_the_same_bits(monkeypatch, precision):
+    images = [*load_sample_images().images, *pictures(3), b"broken"]
+    images += [Image.new("RGB", (10, 300)), Image.new("RGB", (300, 10)), Image.new("RGB", (28, 28))]
+    expected = on_device(images, small(), iter([range(9)]), precision=precision)
+    asked = []
+    prepare_on = _forward.prepare_on
+    monkeypatch.setattr(_forward, "_RESIZING", ("cpu",))
+    monkeypatch.setattr(
+        _forward, "prepare_on", lambda *args: asked.append(args) or prepare_on(*args)
+    )
+    (batch,) = on_device(images, small(), iter([range(9)]), precision=precision)
+    assert len(asked) == len(batch.positions) == 8
+    np.testing.assert_array_equal(batch.layers[0], expected[0].layers[0])
+
+
 def test_a_device_gets_whole_batches_until_they_do_not_fit():
     module = Narrow(most=9)
     Narrow.seen.clear()
