@@ -7,7 +7,7 @@ import sqlite3
 import sys
 from collections.abc import Sequence
 
-from sktl.engine._database import chunks
+from sktl.engine._database import among, chunks
 from sktl.images._digest import digest_bytes
 
 __all__ = ["give_back", "take"]
@@ -62,16 +62,14 @@ def give_back(db: sqlite3.Connection, owner: str) -> None:
 
 
 def _taken(db: sqlite3.Connection, claims: Sequence[bytes]) -> set[bytes]:
-    marks = ",".join("?" * len(claims))
-    rows = db.execute(f"SELECT picture FROM claims WHERE picture IN ({marks})", claims)
+    rows = db.execute(f"SELECT picture FROM claims WHERE picture {among(claims)}", claims)
     return {row[0] for row in rows}
 
 
 def _stored(db: sqlite3.Connection, key: bytes, pictures: Sequence[bytes | None]) -> set[bytes]:
-    marks = ",".join("?" * len(pictures))
     rows = db.execute(
         "SELECT picture FROM features JOIN layers ON layer = layers.id "
-        f"WHERE key = ? AND picture IN ({marks})",
+        f"WHERE key = ? AND picture {among(pictures)}",
         [key, *pictures],
     )
     return {row[0] for row in rows}

@@ -16,6 +16,7 @@ __all__ = [
     "Database",
     "ForeignFileError",
     "MemoryDatabase",
+    "among",
     "checksum",
     "chunks",
     "is_intact",
@@ -137,6 +138,11 @@ def _create(db: sqlite3.Connection) -> None:
 def chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
     """Pieces that fit into one statement's variables."""
     return (items[i : i + _CHUNK] for i in range(0, len(items), _CHUNK))
+
+
+def among(items: Sequence[Any]) -> str:
+    """The end of a condition that a column has one of the items, which are given as variables."""
+    return f"IN ({','.join('?' * len(items))})"
 
 
 def checksum(row: Any) -> int:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sktl.engine._database import chunks
+from sktl.engine._database import among, chunks
 from sktl.images import ImageCollection
 from sktl.images._decode import BadImageError
 from sktl.images._digest import digest_bytes, digest_file, digest_picture
@@ -44,8 +44,7 @@ def known_files(db: sqlite3.Connection, paths: Sequence[str]) -> dict[str, tuple
     """What is remembered of files, by path: size, mtime_ns, inode and digest."""
     known = {}
     for chunk in chunks(paths):
-        marks = ",".join("?" * len(chunk))
-        for path, *rest in db.execute(f"SELECT * FROM files WHERE path IN ({marks})", chunk):
+        for path, *rest in db.execute(f"SELECT * FROM files WHERE path {among(chunk)}", chunk):
             known[path] = tuple(rest)
     return known
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sktl.engine._database import is_intact
+from sktl.engine._database import among, is_intact
 from sktl.exceptions import ParameterError
 from sktl.utils._optional import import_optional
 
@@ -131,9 +131,8 @@ def _rows(
     shape: Sequence[int],
     dtype: str,
 ) -> npt.NDArray[Any]:
-    marks = ",".join("?" * len(pictures))
     stored = db.execute(
-        f"SELECT picture, row, crc FROM features WHERE layer = ? AND picture IN ({marks})",
+        f"SELECT picture, row, crc FROM features WHERE layer = ? AND picture {among(pictures)}",
         [layer, *pictures],
     )
     found = {picture: row for picture, row, crc in stored if is_intact(row, crc)}

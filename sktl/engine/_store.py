@@ -21,6 +21,7 @@ from sktl.engine._claims import give_back, take
 from sktl.engine._database import (
     Database,
     ForeignFileError,
+    among,
     checksum,
     chunks,
     is_intact,
@@ -164,9 +165,8 @@ class FeatureStore:
             number, dtype = known
             now, stale, damaged = time.time(), [], []
             for chunk in chunks(list(places)):
-                marks = ",".join("?" * len(chunk))
                 for picture, used, row_id, *content in db.execute(
-                    f"SELECT {columns} FROM features WHERE layer = ? AND picture IN ({marks})",
+                    f"SELECT {columns} FROM features WHERE layer = ? AND picture {among(chunk)}",
                     [number, *chunk],
                 ):
                     place = places[picture]
