@@ -106,7 +106,7 @@ def _on_cpu(
 
         def work(positions: Sequence[int]) -> Batch:
             decoded = _decode(images, positions, runner)
-            layers = runner(_stack(decoded.pixels)) if decoded.positions else []
+            layers = runner(_stack(decoded.pixels, device)) if decoded.positions else []
             return Batch(decoded.positions, layers, decoded.bad)
 
         for parts in _ahead(threads, work, chunks, step):
@@ -142,7 +142,7 @@ def _on_device(
             launched.append(
                 (
                     [i for part in parts for i in part.positions],
-                    runner.launch(_stack(pixels)) if pixels else [],
+                    runner.launch(_stack(pixels, device)) if pixels else [],
                     [failure for part in parts for failure in part.bad],
                 )
             )
@@ -160,7 +160,7 @@ def _decode(images: ImageCollection, positions: Sequence[int], runner: Runner) -
     bad: list[BadImage] = []
     for i in positions:
         try:
-            image = images.read_rgb(i)
+            image = images.read(i)
         except BadImageError as error:
             bad.append(BadImage(i, images.describe(i), str(error)))
             continue
@@ -174,9 +174,14 @@ def _decode(images: ImageCollection, positions: Sequence[int], runner: Runner) -
     return _Decoded(good, pixels, bad)
 
 
-def _stack(pixels: list[Any]) -> Pixels:
-    """Pixels of pictures, all of them here or all on a device, as one array."""
-    return torch.stack(pixels) if isinstance(pixels[0], torch.Tensor) else np.stack(pixels)
+def _stack(pixels: list[Any], device: torch.device) -> Pixels:
+    """Pixels of pictures in one: on the device, if some of them are there already."""
+    if all(isinstance(some, np.ndarray) for some in pixels):
+        return np.stack(pixels)
+    tensors = (
+        torch.from_numpy(some.copy()) if isinstance(some, np.ndarray) else some for some in pixels
+    )
+    return torch.stack([tensor.to(device) for tensor in tensors])
 
 
 def _ahead(

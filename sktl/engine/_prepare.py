@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Crops", "n_crops", "prepare", "prepare_on"]
 
+Picture = Image.Image | npt.NDArray[np.uint8]
 Crops = Literal["center", "ten"]
 # A picture of 10 x 10,000 pixels would be resized to 256 x 256,000. Beyond this size only the
 # part that is cut out is resized: the same but for the rounding of the cut's position.
@@ -30,7 +31,7 @@ def n_crops(crops: Crops) -> int:
 
 
 def prepare(
-    image: Image.Image,
+    image: Picture,
     preprocessing: Preprocessing,
     crops: Crops = "center",
     *,
@@ -42,7 +43,7 @@ def prepare(
 
     Parameters
     ----------
-    image : PIL.Image.Image of mode RGB
+    image : PIL.Image.Image of mode RGB, or ndarray of shape (height, width, 3), dtype uint8
         The decoded picture.
     preprocessing : Preprocessing
         Sizes and interpolation.
@@ -70,6 +71,9 @@ def prepare(
     resample = Image.Resampling[preprocessing.interpolation.upper()]
     width, height = _resized(image, preprocessing)
     left, top = _centre(width, size), _centre(height, size)
+    if _size(image) == (width, height):
+        return _cut(np.asarray(image), left, top, size, crops)
+    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
     if crops == "center" and width * height > _MOST_PIXELS:
         across, down = image.width / width, image.height / height
         box = (left * across, top * down, (left + size) * across, (top + size) * down)
@@ -78,53 +82,58 @@ def prepare(
         pixels = np.asarray(image.resize((width, height), resample))
     else:
         pixels = _resize_in_torch(image, width, height, preprocessing.interpolation)
+    return _cut(pixels, left, top, size, crops)
+
+
+def _cut(
+    pixels: npt.NDArray[np.uint8], left: int, top: int, size: int, crops: Crops
+) -> npt.NDArray[np.uint8]:
+    """(H, W, 3) to (n_crops, size, size, 3)."""
     if crops == "center":
         return pixels[None, top : top + size, left : left + size]
-    right, bottom = width - size, height - size
+    right, bottom = pixels.shape[1] - size, pixels.shape[0] - size
     corners = [(0, 0), (0, right), (bottom, 0), (bottom, right), (top, left)]
     views = (pixels, pixels[:, ::-1])  # (H, W, C), mirrored along W
     return np.stack([v[y : y + size, x : x + size] for v in views for y, x in corners])
 
 
 def prepare_on(
-    device: torch.device, image: Image.Image, preprocessing: Preprocessing
-) -> torch.Tensor:
+    device: torch.device, image: Picture, preprocessing: Preprocessing
+) -> torch.Tensor | npt.NDArray[np.uint8]:
     """The centre of a picture, resized by the device where that gives the same as `prepare`.
 
     Parameters
     ----------
     device : torch.device
         Where the pixels are wanted.
-    image : PIL.Image.Image of mode RGB
+    image : PIL.Image.Image of mode RGB, or ndarray of shape (height, width, 3), dtype uint8
         The decoded picture.
     preprocessing : Preprocessing
         Sizes and interpolation.
 
     Returns
     -------
-    pixels : Tensor of shape (1, size, size, 3), dtype uint8
-        On the device; it may still be at work.
+    pixels : Tensor or ndarray of shape (1, size, size, 3), dtype uint8
+        A tensor is on the device, which may still be at work; what was resized here, or not at all,
+        is an array.
     """
     size, interpolation = preprocessing.size, preprocessing.interpolation
     width, height = _resized(image, preprocessing)
-    if image.size != (width, height) and resizes_like_pillow(interpolation, device):
+    if _size(image) != (width, height) and resizes_like_pillow(interpolation, device):
         left, top = _centre(width, size), _centre(height, size)
         box = (left, top, left + size, top + size)
-        # A device that has no room gets its batch, and says so if that is too much for it as well.
+        # Without room for it, there may still be some for the batch.
         with contextlib.suppress(torch.OutOfMemoryError):
             part = resize_part(np.asarray(image), (width, height), box, interpolation, device)
             if part is not None:
                 return part[None]
-    return torch.from_numpy(prepare(image, preprocessing).copy()).to(device)
+    return prepare(image, preprocessing)
 
 
 def _resize_in_torch(
     image: Image.Image, width: int, height: int, interpolation: str
 ) -> npt.NDArray[np.uint8]:
-    pixels = np.array(image)
-    if (width, height) == image.size:
-        return pixels
-    x = torch.from_numpy(pixels).permute(2, 0, 1)[None]  # (H, W, 3) -> (1, 3, H, W)
+    x = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]  # (H, W, 3) -> (1, 3, H, W)
     x = torch.nn.functional.interpolate(x, (height, width), mode=interpolation, antialias=True)
     resized: npt.NDArray[np.uint8] = x[0].permute(1, 2, 0).numpy()
     return resized
@@ -135,11 +144,17 @@ def _centre(length: int, size: int) -> int:
     return round((length - size) / 2)
 
 
-def _resized(image: Image.Image, preprocessing: Preprocessing) -> tuple[int, int]:
+def _size(image: Picture) -> tuple[int, int]:
+    """Width and height."""
+    return image.size if isinstance(image, Image.Image) else image.shape[1::-1]
+
+
+def _resized(image: Picture, preprocessing: Preprocessing) -> tuple[int, int]:
     """Width and height after resizing."""
     resize = preprocessing.resize
+    width, height = _size(image)
     if not preprocessing.keep_aspect:
         return resize, resize
-    if image.width <= image.height:
-        return resize, int(resize * image.height / image.width)
-    return int(resize * image.width / image.height), resize
+    if width <= height:
+        return resize, int(resize * height / width)
+    return int(resize * width / height), resize

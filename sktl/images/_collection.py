@@ -135,14 +135,26 @@ class ImageCollection:
         item = self[i]
         if is_encoded(item):
             return read_rgb(item, self.background)
-        try:
-            array = self.array_format.to_uint8(_array(item))
-        except ImageFormatError as error:
-            raise BadImageError(str(error)) from error
+        array = self._uint8(i)
         if array.shape[2] == 1:
             return Image.fromarray(np.repeat(array, 3, axis=2))  # (H, W, 1) -> (H, W, 3)
         image = Image.fromarray(array)
         return image if image.mode == "RGB" else lay_on(image, self.background)
+
+    def read(self, i: int) -> Image.Image | npt.NDArray[np.uint8]:
+        """As `read_rgb`, but an array that needs no change is handed on as it is, not copied."""
+        if not is_encoded(self[i]):
+            array = self._uint8(i)
+            if array.shape[2] == 3:
+                return array
+        return self.read_rgb(i)
+
+    def _uint8(self, i: int) -> npt.NDArray[np.uint8]:
+        """Picture `i`, which is no file, as (height, width, 1, 3 or 4); raise BadImageError."""
+        try:
+            return self.array_format.to_uint8(_array(self[i]))
+        except ImageFormatError as error:
+            raise BadImageError(str(error)) from error
 
     def decode(self, i: int) -> npt.NDArray[np.uint8]:
         """Decode one picture.

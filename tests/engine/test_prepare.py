@@ -47,6 +47,19 @@ def test_ten_crops_are_torchvisions(size):
     assert {crop.tobytes() for crop in pixels} == {np.asarray(r).tobytes() for r in reference}
 
 
+@pytest.mark.parametrize("size", [*SIZES, (300, 256)], ids=str)
+@pytest.mark.parametrize("crops", ["center", "ten"])
+def test_arrays_are_prepared_as_pil_images_are(size, crops):
+    image = picture(*size)
+    pixels = prepare(np.asarray(image), Preprocessing(), crops)
+    np.testing.assert_array_equal(pixels, prepare(image, Preprocessing(), crops))
+
+
+def test_an_array_of_the_right_size_is_not_copied():
+    array = np.asarray(picture(300, 256))
+    assert np.shares_memory(prepare(array, Preprocessing()), array)
+
+
 def test_a_picture_of_extreme_shape_stays_small_in_memory():
     image = Image.new("RGB", (4, 30_000), "red")
     pixels = prepare(image, Preprocessing())

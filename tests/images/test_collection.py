@@ -273,6 +273,16 @@ def test_decode_and_read_rgb_agree(images):
         assert image.mode == "RGB"
         assert image.size == (9, 8)
         np.testing.assert_array_equal(np.array(image), images.decode(i))
+        np.testing.assert_array_equal(np.asarray(images.read(i)), images.decode(i))
+
+
+def test_arrays_are_read_without_a_copy_where_nothing_has_to_change():
+    read = as_images(PIXELS).read(2)
+    assert np.shares_memory(read, PIXELS)
+    gray, clear = np.zeros((2, 9, 8), np.uint8), np.zeros((2, 9, 8, 4), np.uint8)
+    for array in (gray, clear):
+        read = as_images(array).read(1)
+        assert np.asarray(read).shape == (9, 8, 3)
 
 
 def test_decoded_pixels_belong_to_the_caller(images):
