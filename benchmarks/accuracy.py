@@ -9,7 +9,8 @@ stratified draw and looked at once::
     python benchmarks/accuracy.py caltech101 path/to/101_ObjectCategories [--list train.txt]
 
 Prints, for each way, accuracy and top-5 accuracy on the pictures kept back, the mean accuracy per
-class and the minutes that fitting took. --ways chooses some of them.
+class and the minutes that fitting took. --ways chooses some of them, --backbone another network
+than EfficientNet-Lite0.
 """
 
 import argparse
@@ -59,22 +60,23 @@ def regularised(name, size, epochs):
     )
 
 
-def frozen():
-    features = CNNFeatures("efficientnet_lite0")
+def frozen(backbone):
+    features = CNNFeatures(backbone)
     return make_pipeline(features, StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
 
 
-def head_only():
+def head_only(backbone):
     phases = [("warm_up", Phase("head", 60, optimizer="adam", lr=1e-3))]
-    return CNNClassifier(phases=phases, random_state=0)
+    return CNNClassifier(backbone, phases=phases, random_state=0)
 
 
-def fine_tuned(epochs):
+def fine_tuned(backbone, epochs):
     phases = [
         ("warm_up", Phase("head", 30, optimizer="adam", lr=1e-3, augment=False)),
         ("fine_tune", Phase("last:2", epochs, lr=0.01, nesterov=True, schedule="one_cycle")),
     ]
     return CNNClassifier(
+        backbone,
         phases=phases,
         augment="light",
         augment_copies=4,
@@ -87,23 +89,23 @@ def fine_tuned(epochs):
 
 STUDIES = {
     "flowers": {
-        "basic5 from scratch": lambda: plain("basic5", 128, 30),
-        "basic5, augmented": lambda: regularised("basic5", 96, 100),
+        "basic5 from scratch": lambda _: plain("basic5", 128, 30),
+        "basic5, augmented": lambda _: regularised("basic5", 96, 100),
         "frozen, logistic regression": frozen,
         "head only": head_only,
-        "fine-tuned, augmented": lambda: fine_tuned(10),
+        "fine-tuned, augmented": lambda backbone: fine_tuned(backbone, 10),
     },
     "dogs_vs_cats": {
-        "small3 from scratch": lambda: plain("small3", 128, 20),
-        "small3, augmented": lambda: regularised("small3", 96, 120),
+        "small3 from scratch": lambda _: plain("small3", 128, 20),
+        "small3, augmented": lambda _: regularised("small3", 96, 120),
         "frozen, logistic regression": frozen,
         "head only": head_only,
-        "fine-tuned, augmented": lambda: fine_tuned(5),
+        "fine-tuned, augmented": lambda backbone: fine_tuned(backbone, 5),
     },
     "caltech101": {
         "frozen, logistic regression": frozen,
         "head only": head_only,
-        "fine-tuned, augmented": lambda: fine_tuned(10),
+        "fine-tuned, augmented": lambda backbone: fine_tuned(backbone, 10),
     },
 }
 
@@ -125,6 +127,7 @@ def main():
     parser.add_argument("study", choices=STUDIES)
     parser.add_argument("folder")
     parser.add_argument("--list", help="file that lists the pictures, as class/file.jpg")
+    parser.add_argument("--backbone", default="efficientnet_lite0", help="where it is pretrained")
     parser.add_argument("--ways", nargs="+", help="parts of the names of ways")
     arguments = parser.parse_args()
     X, y = load(arguments)
@@ -137,7 +140,7 @@ def main():
         if arguments.ways and not any(part in way for part in arguments.ways):
             continue
         start = time.perf_counter()
-        model = make().fit(X_train, y_train)
+        model = make(arguments.backbone).fit(X_train, y_train)
         minutes = (time.perf_counter() - start) / 60
         probabilities = model.predict_proba(X_test)
         predicted = model.classes_[probabilities.argmax(axis=1)]
