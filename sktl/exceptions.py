@@ -162,7 +162,7 @@ class ImageDecodeError(SktlError, ValueError):
     >>> print(ImageDecodeError([BadImage(3, "cat.jpg", "empty file")], n_images=10))
     1 of 10 pictures cannot be read:
       [3] cat.jpg: empty file
-    Remove or replace them, or pass on_error="nan" to get rows of NaN for them.
+    Remove or replace them; extractors of features give rows of NaN with on_error="nan".
     """
 
     def __init__(
@@ -177,7 +177,7 @@ class ImageDecodeError(SktlError, ValueError):
         lines = [
             f"{len(self.failures)} of {n_images} pictures cannot be read:",
             *describe_bad_images(self.failures),
-            'Remove or replace them, or pass on_error="nan" to get rows of NaN for them.',
+            'Remove or replace them; extractors of features give rows of NaN with on_error="nan".',
         ]
         if features is not None:
             lines.append("The features of the other pictures are kept in the error's `features`.")

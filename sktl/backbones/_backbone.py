@@ -29,7 +29,7 @@ from sktl.backbones._feature_network import (
     watch,
 )
 from sktl.backbones._preprocessing import IMAGENET, Preprocessing
-from sktl.backbones._weights import digest_tensors
+from sktl.backbones._weights import digest_structure, digest_tensors
 from sktl.exceptions import LayerNotFoundError, ParameterError
 from sktl.utils._parameters import suggest
 
@@ -279,8 +279,9 @@ class Backbone:
     def fingerprint(self, layer: Layer) -> str:
         """Identify what the network computes at a layer, whatever it is called.
 
-        Made of the tensors as they are now, and of the layer's response to a fixed random picture:
-        networks that differ only in their activations or padding hold the same tensors.
+        Made of the tensors as they are now; of the kinds of its modules, with their options and,
+        for classes of one's own, their source; and of the layer's response to a fixed random
+        picture.
 
         Parameters
         ----------
@@ -293,7 +294,8 @@ class Backbone:
             SHA-256, in hexadecimal.
         """
         size = self.preprocessing.size
-        probe = torch.rand((1, 3, size, size), generator=torch.Generator().manual_seed(0))
+        # As wide as normalised pictures.
+        probe = torch.rand((1, 3, size, size), generator=torch.Generator().manual_seed(0)) * 5 - 2.5
         network = self.feature_network([layer])
         with torch.inference_mode():
             (response,) = network(probe.to(next(self.module.parameters(), probe)))
@@ -301,7 +303,8 @@ class Backbone:
         # additions is, which changes with the number of threads.
         parts = response.flatten().abs().double().tensor_split(16)
         digits = " ".join(f"{part.mean():.2e}" for part in parts)
-        text = f"{digest_tensors(self.module)} {tuple(response.shape)} {digits}"
+        parts_of_it = f"{digest_tensors(self.module)} {digest_structure(self.module)}"
+        text = f"{parts_of_it} {tuple(response.shape)} {digits}"
         return hashlib.sha256(text.encode()).hexdigest()
 
     def layer_name(self, layer: Layer) -> str:

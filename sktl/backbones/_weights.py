@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import inspect
 import os
 import pickle
 import re
@@ -22,6 +23,7 @@ from sktl.utils._optional import import_optional
 __all__ = [
     "StateDict",
     "digest_file",
+    "digest_structure",
     "digest_tensors",
     "fetch_torch_hub",
     "first_line",
@@ -34,6 +36,8 @@ __all__ = [
 ]
 
 StateDict = OrderedDict[str, torch.Tensor]
+# Their versions are part of what identifies features anyway, or their modules say all.
+_LIBRARIES = ("torch", "torchvision", "timm", "sktl")
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 _REMEDY = (
     'Put the file there, or pass weights="path/to/file.pth" (or .safetensors); '
@@ -67,6 +71,34 @@ def digest_tensors(module: nn.Module) -> str:
         digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
         digest.update(values.view(-1).view(torch.uint8).numpy() if values.numel() else b"")
     return digest.hexdigest()
+
+
+def digest_structure(module: nn.Module) -> str:
+    """SHA-256 of what a network does with its tensors, as far as that can be read off.
+
+    That is its modules with their options; of classes that come with no library known here, their
+    source and the numbers and words that they hold; and buffers that are not saved.
+    """
+    digest = hashlib.sha256(_without_addresses(module).encode())
+    saved = module.state_dict().keys()
+    for name, tensor in module.named_buffers():
+        if name not in saved:
+            digest.update(f"{name} {tensor.detach().cpu().tolist()}".encode())
+    for name, part in module.named_modules():
+        kind = type(part)
+        digest.update(f"{name} {kind.__module__}.{kind.__qualname__}".encode())
+        if kind.__module__.partition(".")[0] in _LIBRARIES:
+            continue
+        with contextlib.suppress(OSError, TypeError):  # typed at a prompt
+            digest.update(inspect.getsource(kind).encode())
+        # Not whole numbers, which may count calls.
+        held = {k: v for k, v in vars(part).items() if isinstance(v, (float, str, tuple))}
+        digest.update(_without_addresses(sorted(held.items())).encode())
+    return digest.hexdigest()
+
+
+def _without_addresses(thing: Any) -> str:
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(thing))
 
 
 def hash_prefix(url: str) -> str:

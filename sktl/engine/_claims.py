@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from sktl.engine._database import among, chunks
 from sktl.images._digest import digest_bytes
 
 __all__ = ["give_back", "take"]
+
+# States of a process, as Linux tells them: zombie, dead, stopped, traced.
+_STANDING_STILL = ("Z", "X", "x", "T", "t")
 
 
 def take(
@@ -76,7 +81,10 @@ def _stored(db: sqlite3.Connection, key: bytes, pictures: Sequence[bytes | None]
 
 
 def _is_alive(pid: int) -> bool:
-    """Whether the process exists."""
+    """Whether the process is there and runs; those that were killed may still be listed."""
+    with contextlib.suppress(OSError, IndexError):
+        state = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+        return state not in _STANDING_STILL
     if sys.platform == "win32":
         import ctypes
 

@@ -19,6 +19,7 @@ __all__ = [
     "among",
     "checksum",
     "chunks",
+    "description_of",
     "is_intact",
     "verify_rows",
 ]
@@ -118,6 +119,7 @@ def _is_ours(db: sqlite3.Connection) -> bool:
 
 def _create(db: sqlite3.Connection) -> None:
     deadline = time.monotonic() + _WAIT_S
+    db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # evicted rows can be given back to the disk
     while True:
         try:
             db.execute("PRAGMA journal_mode = WAL")
@@ -152,7 +154,16 @@ def checksum(row: Any) -> int:
 
 def is_intact(row: bytes, crc: int) -> bool:
     """Whether a row is what was written."""
-    return checksum(row) == crc
+    return isinstance(row, bytes) and checksum(row) == crc
+
+
+def description_of(text: Any) -> dict[str, Any]:
+    """What went into a layer's key, for people; nothing if that is damaged."""
+    try:
+        found = json.loads(text)
+    except (TypeError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def verify_rows(db: sqlite3.Connection) -> tuple[list[tuple[Any, ...]], list[str]]:
@@ -170,6 +181,6 @@ def verify_rows(db: sqlite3.Connection) -> tuple[list[tuple[Any, ...]], list[str
                 damaged.append((row_id,))
         with db:
             db.executemany("DELETE FROM features WHERE id = ?", damaged)
-        records.append((backbone, json.loads(description).get("layer"), rows, len(damaged)))
+        records.append((backbone, description_of(description).get("layer"), rows, len(damaged)))
     findings = [row[0] for row in db.execute("PRAGMA integrity_check")]
     return records, [line for line in findings if line != "ok"]

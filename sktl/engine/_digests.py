@@ -43,7 +43,7 @@ def picture_digests(images: ImageCollection, store: FeatureStore) -> list[bytes 
 def known_files(db: sqlite3.Connection, paths: Sequence[str]) -> dict[str, tuple[Any, ...]]:
     """What is remembered of files, by path: size, mtime_ns, inode and digest."""
     known = {}
-    for chunk in chunks(paths):
+    for chunk in chunks([path for path in paths if _is_text(path)]):
         for path, *rest in db.execute(f"SELECT * FROM files WHERE path {among(chunk)}", chunk):
             known[path] = tuple(rest)
     return known
@@ -70,10 +70,21 @@ def digest_files(
         except (OSError, ValueError):  # ValueError: a path with a null byte
             digests[path] = None
             continue
-        # A file written this very moment may change again without its time showing it.
-        if now - state.st_mtime_ns > _RACY_NS:
-            fresh.append((path, *identity, digests[path]))
-    return digests, fresh
+        # A file written this very moment may change again without its time showing it, so it is
+        # remembered under no time, and read again the next time.
+        if now - state.st_mtime_ns <= _RACY_NS:
+            identity = state.st_size, -1, state.st_ino
+        fresh.append((path, *identity, digests[path]))
+    return digests, [file for file in fresh if _is_text(file[0])]
+
+
+def _is_text(path: str) -> bool:
+    """Whether SQLite can hold a path: old file names are bytes that are no UTF-8."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def remember_files(db: sqlite3.Connection, files: list[tuple[Any, ...]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sktl.engine._database import among, is_intact
+from sktl.engine._database import among, description_of, is_intact
 from sktl.exceptions import ParameterError
 from sktl.utils._optional import import_optional
 
@@ -52,6 +53,8 @@ def write_hdf5(
         if labels is not None:
             raise ParameterError("y is given without X; pass the pictures that the labels are of")
     labels = None if labels is None else np.asarray(labels)
+    if labels is not None and labels.dtype.kind in "SmM":
+        labels = labels.astype(str)
     if labels is not None and labels.shape != (len(pictures),):
         raise ParameterError(
             f"y must have one label for each of the {len(pictures)} pictures; "
@@ -68,13 +71,14 @@ def write_hdf5(
         for digest, picture in zip(digests, pictures, strict=True):
             digest[:] = np.frombuffer(picture or bytes(20), np.uint8)
         file["digests"] = digests
-        file.create_dataset("paths", data=list(paths or []), dtype=text)
+        readable = [os.fsencode(path).decode("utf-8", "replace") for path in paths or []]
+        file.create_dataset("paths", data=readable, dtype=text)
         if labels is not None and labels.dtype.kind in "OSUT":
             file.create_dataset("labels", data=[str(label) for label in labels], dtype=text)
         elif labels is not None:
             file["labels"] = labels
         for number, key, network, description, dtype, shape in layers:
-            name = _free_name(file, f"{network} {json.loads(description).get('layer')}")
+            name = _free_name(file, f"{network} {description_of(description).get('layer')}")
             shape = json.loads(shape)
             rows = file.create_dataset(f"features/{name}", (len(pictures), *shape), dtype)
             rows.attrs["backbone"], rows.attrs["key"] = network, key.hex()

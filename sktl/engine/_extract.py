@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -153,7 +154,24 @@ def _is_loss(error: Exception) -> bool:
 
 def n_workers(n_images: int, batch_size: int, n_jobs: int | None) -> int:
     """Processes that are worth starting: none of them should have less than a batch to do."""
+    if n_jobs is None and _is_dask_task():
+        return 1
     return int(min(joblib.effective_n_jobs(n_jobs), -(-n_images // batch_size)))
+
+
+def _is_dask_task() -> bool:
+    """Whether a worker of Dask runs this: its own tasks would wait for a place to run.
+
+    Other backends of joblib start nothing more from inside of a worker.
+    """
+    distributed = sys.modules.get("distributed")
+    if distributed is None:
+        return False
+    try:
+        distributed.get_worker()
+    except ValueError:
+        return False
+    return True
 
 
 def chunk_size(recipe: Recipe, n_images: int, batch_size: int, n_jobs: int | None) -> int:

@@ -252,8 +252,9 @@ def _stored_layer(
         "preprocessing": asdict(spec.preprocessing),
         "background": images.background,
         "layer": network.layer_name(layer),
-        "pooling": recipe.pooling,
-        "image_size": recipe.image_size,
+        # What is no map is not pooled.
+        "pooling": recipe.pooling if len(network.shape(layer, recipe.image_size)) > 1 else None,
+        "image_size": None if recipe.image_size == spec.preprocessing.size else recipe.image_size,
         "crops": recipe.crops,
         "precision": recipe.precision,
     }

@@ -119,11 +119,11 @@ def prepare_on(
     """
     size, interpolation = preprocessing.size, preprocessing.interpolation
     width, height = _resized(image, preprocessing)
-    if _size(image) != (width, height) and resizes_like_pillow(interpolation, device):
-        left, top = _centre(width, size), _centre(height, size)
-        box = (left, top, left + size, top + size)
-        # Without room for it, there may still be some for the batch.
-        with contextlib.suppress(torch.OutOfMemoryError):
+    left, top = _centre(width, size), _centre(height, size)
+    # Without room for it, there may still be some for the batch.
+    with contextlib.suppress(torch.OutOfMemoryError):
+        if _size(image) != (width, height) and resizes_like_pillow(interpolation, device):
+            box = (left, top, left + size, top + size)
             part = resize_part(np.asarray(image), (width, height), box, interpolation, device)
             if part is not None:
                 return part[None]

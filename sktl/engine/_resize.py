@@ -90,7 +90,7 @@ def _rounded(sums: torch.Tensor) -> torch.Tensor:
     return (((high << _LOW_BITS) + low + (1 << (_BITS - 1))) >> _BITS).clamp_(0, 255)
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=64)  # about a megabyte each, on the device
 def _weights(
     n_in: int, n_out: int, first: int, last: int, interpolation: str, device: torch.device
 ) -> _Weights | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import numbers
 import os
 import sqlite3
 import time
@@ -24,6 +25,7 @@ from sktl.engine._database import (
     among,
     checksum,
     chunks,
+    description_of,
     is_intact,
     verify_rows,
 )
@@ -36,7 +38,10 @@ __all__ = ["FeatureStore", "StoredLayer", "default_store_path"]
 
 Array = npt.NDArray[np.float32]
 
+# Seconds after which a row that is used again is noted as used, while there is room for all.
 _TOUCH_S = 3600.0
+# Part of its limit beyond which a store notes each use, as rows may soon have to go.
+_NEARLY_FULL = 0.25
 
 
 class StoredLayer:
@@ -119,7 +124,10 @@ class FeatureStore:
     ) -> None:
         if dtype not in ("float32", "float16"):
             raise ParameterError(f'dtype must be "float32" or "float16"; got {dtype!r}')
-        self.path = default_store_path() if path is None else Path(path).expanduser()
+        size: Any = max_bytes
+        if isinstance(size, bool) or not isinstance(size, numbers.Real) or float(size) <= 0:
+            raise ParameterError(f"max_bytes must be a number of bytes above 0; got {max_bytes!r}")
+        self.path = default_store_path() if path is None else Path(path).expanduser().absolute()
         self.max_bytes = max_bytes
         self.dtype = dtype
         self._database = Database(self.path)
@@ -164,12 +172,16 @@ class FeatureStore:
                 return
             number, dtype = known
             now, stale, damaged = time.time(), [], []
+            nearly_full = self._bytes_used(db) > _NEARLY_FULL * self.max_bytes
+            touch_after = 0.0 if nearly_full else _TOUCH_S
             for chunk in chunks(list(places)):
                 for picture, used, row_id, *content in db.execute(
                     f"SELECT {columns} FROM features WHERE layer = ? AND picture {among(chunk)}",
                     [number, *chunk],
                 ):
-                    place = places[picture]
+                    place = places.get(picture)
+                    if place is None:
+                        continue
                     if rows is not None:
                         crc, row = content
                         if not is_intact(row, crc):
@@ -177,7 +189,7 @@ class FeatureStore:
                             continue
                         rows[place] = np.frombuffer(row, dtype).reshape(rows.shape[1:])
                     found[place] = True
-                    if now - used > _TOUCH_S:
+                    if now - used > touch_after:
                         stale.append((now, row_id))
             with db:
                 db.execute(
@@ -206,10 +218,23 @@ class FeatureStore:
         rows : ndarray, dtype float32
             As they will come back.
         """
-        values = np.ascontiguousarray(rows, dtype=self.dtype)
+        with np.errstate(over="ignore"):
+            values = np.ascontiguousarray(rows, dtype=self.dtype)
         described = self._key(layer), layer.backbone, json.dumps(layer.description), self.dtype
+        kept = values.astype(np.float32, copy=False)
+        too_large = np.isinf(values) & np.isfinite(rows)
+        if too_large.any():
+            is_kept = ~too_large.reshape(len(rows), -1).any(axis=1)
+            kept = np.where(is_kept.reshape(-1, *[1] * (rows.ndim - 1)), kept, rows)
+            pictures = [p if keep else None for p, keep in zip(pictures, is_kept, strict=True)]
+            warnings.warn(
+                f"{np.sum(~is_kept)} rows have numbers that are too large for {self.dtype} and are "
+                'not stored. Use FeatureStore(dtype="float32")',
+                StoreWarning,
+                stacklevel=2,
+            )
         self._attempt(lambda db: self._write(db, described, pictures, values), None)
-        return values.astype(np.float32, copy=False)
+        return kept
 
     def claim(
         self,
@@ -271,14 +296,14 @@ class FeatureStore:
 
     def network(self, alias: str) -> dict[str, Any] | None:
         """What was remembered of a network, so that hits need not load it."""
-        row = self._attempt(
-            lambda db: db.execute(
-                "SELECT content FROM networks WHERE alias = ?", [alias]
-            ).fetchone(),
-            None,
-            create=False,
-        )
-        return None if row is None else json.loads(row[0])
+
+        def read(db: sqlite3.Connection) -> dict[str, Any] | None:
+            row = db.execute("SELECT content FROM networks WHERE alias = ?", [alias]).fetchone()
+            crc, _, text = row[0].partition(" ") if row else ("", "", "")
+            # What was damaged, or written without a checksum, is found out anew.
+            return json.loads(text) if crc == str(checksum(text.encode())) else None
+
+        return self._attempt(read, None, create=False)  # type: ignore[no-any-return]
 
     def remember_network(self, alias: str, content: Mapping[str, Any]) -> None:
         """Remember what identifies a network that was loaded.
@@ -292,9 +317,11 @@ class FeatureStore:
         """
 
         def write(db: sqlite3.Connection) -> None:
+            text = json.dumps(content)
             with db:
                 db.execute(
-                    "INSERT OR REPLACE INTO networks VALUES (?, ?)", [alias, json.dumps(content)]
+                    "INSERT OR REPLACE INTO networks VALUES (?, ?)",
+                    [alias, f"{checksum(text.encode())} {text}"],
                 )
 
         self._attempt(write, None)
@@ -320,7 +347,7 @@ class FeatureStore:
         told = ["layer", "pooling", "image_size", "crops", "precision"]
         records = []
         for backbone, description, hits, rows, size in self._attempt(read, [], create=False):
-            details = json.loads(description)
+            details = description_of(description)
             records.append(
                 {
                     "backbone": backbone,
@@ -331,7 +358,7 @@ class FeatureStore:
                 }
             )
         frame = pd.DataFrame(records, columns=["backbone", *told, "rows", "bytes", "hits"])
-        size = self.path.stat().st_size if self.path.is_file() else 0
+        size = self._attempt(self._bytes_in_all, 0, create=False)
         frame.attrs = {"path": str(self.path), "bytes": size}
         return frame
 
@@ -350,12 +377,12 @@ class FeatureStore:
         """
         records: list[tuple[Any, ...]] = []
         problems: list[str] = []
-        if self._database.exists():
-            try:
+        try:
+            if self._database.exists():
                 with self._database.open() as db:
                     records, problems = verify_rows(db)
-            except (sqlite3.Error, OSError, ForeignFileError) as error:
-                problems = [str(error)]
+        except Exception as error:  # noqa: BLE001 (damage has many faces)
+            problems = [f"{type(error).__name__}: {error}"]
         report = pd.DataFrame(records, columns=["backbone", "layer", "rows", "damaged"])
         report.attrs = {"path": str(self.path), "problems": problems}
         return report
@@ -445,13 +472,18 @@ class FeatureStore:
         Raises
         ------
         ParameterError
-            If the file is no such export, or the store cannot be opened.
+            If the file is no such export or of another dtype, or the store cannot be opened.
         """
+        new = 0
         with self._opened() as db:
-            return sum(
-                self._write(db, layer, pictures, values)
-                for layer, pictures, values in read_hdf5(Path(path))
-            )
+            for layer, pictures, values in read_hdf5(Path(path)):
+                if layer[3] != self.dtype:
+                    raise ParameterError(
+                        f"{path} has features in {layer[3]}, which a store in {self.dtype} would "
+                        f'not find again; import them into FeatureStore(dtype="{layer[3]}")'
+                    )
+                new += self._write(db, layer, pictures, values)
+        return new
 
     def clear(self, backbone: str | None = None) -> None:
         """Delete everything, or what a network of that name gave.
@@ -512,16 +544,28 @@ class FeatureStore:
 
     def _evict(self, db: sqlite3.Connection) -> None:
         """Delete the rows not used for longest until a tenth of the limit is free again."""
+        is_smaller = False
         while self._bytes_used(db) > self.max_bytes:
             (n,) = db.execute("SELECT COUNT(*) FROM features").fetchone()
             if n == 0:
-                return
+                break
             with db:
                 db.execute(
                     "DELETE FROM features WHERE id IN "
                     "(SELECT id FROM features ORDER BY used, id LIMIT ?)",
                     [max(1, n // 10)],
                 )
+            is_smaller = True
+        if is_smaller:
+            db.execute("PRAGMA incremental_vacuum").fetchall()
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    @staticmethod
+    def _bytes_in_all(db: sqlite3.Connection) -> int:
+        size, pages = (
+            db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_size", "page_count")
+        )
+        return int(size * pages)
 
     @staticmethod
     def _bytes_used(db: sqlite3.Connection) -> int:
@@ -548,12 +592,16 @@ class FeatureStore:
         self, action: Callable[[sqlite3.Connection], Any], otherwise: Any, *, create: bool = True
     ) -> Any:
         """Run `action`, or warn once and give `otherwise`."""
-        if not self._usable or not (create or self._database.exists()):
+        if not self._usable:
             return otherwise
         try:
+            if not create and not self._database.exists():
+                return otherwise
             with self._database.open() as db:
                 return action(db)
-        except (sqlite3.Error, OSError, ForeignFileError) as error:
+        # sqlite3.Error, OSError and ForeignFileError, and whatever else bytes lead to that are not
+        # what was written.
+        except Exception as error:  # noqa: BLE001
             self._usable = False
             warnings.warn(
                 f"the feature store {self.path} cannot be used ({error}); the work goes on without "

@@ -118,6 +118,19 @@ class ImageCollection:
             positions=self._positions[key],
         )
 
+    def joined(self, other: ImageCollection) -> ImageCollection:
+        """The pictures of this collection and then those of another, decoded as they are here."""
+        same = self.array_format == other.array_format
+        array_format = self.array_format
+        if not same:  # the layout is found for each picture
+            array_format = ArrayFormat(None, array_format.value_range, array_format.image_shape)
+        return ImageCollection(
+            _Joined(self, other),
+            self.kind if same and self.kind == other.kind else "mixed",
+            array_format=array_format,
+            background=self.background,
+        )
+
     def __getstate__(self) -> dict[str, Any]:
         """A slice sent to another process takes only its own pictures along."""
         state = self.__dict__.copy()
@@ -206,6 +219,20 @@ class ImageCollection:
             except (BadImageError, ImageFormatError) as error:
                 bad.append(BadImage(i, describe(item), str(error)))
         return bad
+
+
+class _Joined:
+    """Raw pictures of two collections, one after the other."""
+
+    def __init__(self, first: ImageCollection, second: ImageCollection) -> None:
+        self.first, self.second = first, second
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def __getitem__(self, i: int) -> Any:
+        n = len(self.first)
+        return self.first[i] if i < n else self.second[i - n]
 
 
 def _array(item: Any) -> npt.NDArray[Any]:

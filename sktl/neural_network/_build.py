@@ -120,7 +120,7 @@ def build(
         callbacks__print_log=None,
         device=str(resolve_device(estimator.device)),
         compile=estimator.compile,
-        verbose=0,
+        verbose=int(estimator.verbose),
     ).initialize()
     stored = None
     if estimator.weights is not None and statistics is None:

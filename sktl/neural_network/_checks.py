@@ -111,6 +111,14 @@ def _check_data(estimator: CNNClassifier, checks: ParameterChecks) -> None:
         augmentation.check(checks)
     rule = 'an Augmentation, "light", "trivial" or None'
     checks.that("augment", e.augment, isinstance(augmentation, (Augmentation, type(None))), rule)
+    callbacks: Any = e.callbacks
+    checks.that(
+        "callbacks",
+        callbacks,
+        callbacks is None
+        or (isinstance(callbacks, (list, tuple)) and all(map(_is_callback, callbacks))),
+        "a list of skorch callbacks, or of pairs of a name and one",
+    )
     alone = e.augment_copies is not None and augmentation is None
     checks.that("augment_copies", e.augment_copies, not alone, "None without augment")
     validation: Any = e.validation
@@ -121,10 +129,16 @@ def _check_data(estimator: CNNClassifier, checks: ParameterChecks) -> None:
             "validation",
             validation,
             validation is None
-            or hasattr(validation, "split")
+            or (hasattr(validation, "split") and not isinstance(validation, str))
             or (isinstance(validation, tuple) and len(validation) == 2),
             "a share, a splitter, a pair (X, y) or None",
         )
+
+
+def _is_callback(item: Any) -> bool:
+    if isinstance(item, tuple):
+        return len(item) == 2 and isinstance(item[0], str) and _is_callback(item[1])
+    return item is None or hasattr(item, "on_epoch_end")
 
 
 def _check_stopping(early_stopping: Any, validation: Any, checks: ParameterChecks) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import joblib
@@ -14,6 +15,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d
+from torch import nn
 
 from sktl.engine import resolve_store
 from sktl.engine._digests import picture_digests
@@ -25,7 +27,7 @@ from sktl.neural_network._checks import are_phases, check_parameters
 from sktl.neural_network._parts import sample_weights, split
 from sktl.training._augmentation import Augmentation, as_augmentation
 from sktl.training._checkpoint import Checkpoint
-from sktl.training._data import Pixels, channel_statistics
+from sktl.training._data import Pixels, channel_statistics, fill_together
 from sktl.training._phase import Phase
 from sktl.training._stopping import Patience, PrecheltUP, as_stopping
 from sktl.training._team import Team
@@ -111,9 +113,12 @@ class CNNClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, BaseEst
         Which weights are kept: those of the epoch with the best validation accuracy, or the last.
         Without validation they are the last. See :meth:`with_weights`.
     refit : bool, default=False
-        Whether to train anew on all pictures at last, up to the best epoch.
+        Whether to train anew at last, up to the best epoch, on all pictures: those of `X` and
+        those of an explicit validation pair.
     callbacks : list, default=None
-        Callbacks of skorch. A phase is a run for them: they see its begin and end.
+        Callbacks of skorch, or pairs of a name and one. A phase is a run for them: they see its
+        begin and end. Those that watch what only validation pictures tell have a rest where there
+        are none, in refitting and in `partial_fit`.
     crops : {"center", "ten"}, default="center"
         "ten" averages the logits of the four corners and the centre, each also mirrored.
     batch_size : int, default=32
@@ -132,11 +137,13 @@ class CNNClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, BaseEst
     store : str, Path, FeatureStore or None, default="default"
         Feature store for phases that train the head alone; see :class:`sktl.CNNFeatures`.
     cache_bytes : int, default=8_000_000_000
-        Room on the disk for decoded pictures, and for what the frozen part makes of them, while
-        fitting. What does not fit is computed again in each epoch.
+        Most that a file on the disk may have while fitting: there is one for the decoded pictures,
+        and one for what the frozen part makes of them, of the training and of the validation part.
+        What does not fit is computed again in each epoch.
     checkpoint_dir : str or Path, default=None
         Folder where the state is kept after each epoch. The same fit, killed and called again,
-        goes on from there; callbacks begin anew.
+        goes on from there; callbacks begin anew. A `random_state` of None means 0 then: a fit
+        that is drawn anew each time could not be found again.
     random_state : int, RandomState instance or None, default=None
         Seed of the head, of random weights, and of everything drawn in training.
     image_shape : tuple of 2 or 3 ints, default=None
@@ -301,14 +308,17 @@ class CNNClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, BaseEst
         """
         trainer, everything = self._prepare(X, y, sample_weight)
         phases = self._phases()
-        trainer.run(phases)
+        with self._all_or_nothing():
+            trainer.run(phases)
         self.history_ = trainer.history()
         self._note_scores(trainer)
         states = {"final": trainer.state()}
         if trainer.best is not None:
             states["best"] = trainer.best["state"]
             if self.refit:
-                states = {"final": self._refit(everything, trainer, phases)}
+                with self._all_or_nothing():
+                    states = {"final": self._refit(everything, trainer, phases)}
+                self.__dict__.pop("_made")  # its history is of the second run alone
         self._states = states
         self._load(self.keep)
         return self
@@ -332,21 +342,30 @@ class CNNClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, BaseEst
         self : CNNClassifier
         """
         check_parameters(self, self._phases())
-        is_first = not hasattr(self, "classes_")
+        is_first = not self.__sklearn_is_fitted__()
         images = self._read_images(X, reset=is_first)
         if is_first and classes is not None:
             self.classes_ = np.unique(classes)
+        elif classes is not None and not np.array_equal(self.classes_, np.unique(classes)):
+            raise ValueError(
+                f"classes must be those of the first call, {self.classes_.tolist()}; got "
+                f"{np.unique(classes).tolist()}"
+            )
         labels = self._read_labels(images, y, reset=is_first and classes is None)
         train = self._labelled(images, labels, sample_weight)
         self._check_pictures(images)
-        seed = int(check_random_state(self.random_state).randint(2**31))
+        seed = self._draw_seed()
         if is_first:
+            self.__dict__.pop("history_", None)
             self._begin(train, seed)
         past = len(getattr(self, "history_", ()))
         trainer = self._trainer(train, None, (seed + past) % 2**31)
         trainer.checkpoint = None
         name, phase = self._phases()[-1]
-        trainer.run([(name, clone(phase).set_params(epochs=1, schedule=None))])
+        phase = clone(phase).set_params(epochs=1, lr=phase.base_lr, schedule=None)
+        with self._all_or_nothing():
+            _without_validation(trainer.net)
+            trainer.run([(name, phase)])
         self.history_ = trainer.history()
         self._note_scores(trainer)
         self._states = {"final": trainer.state()}
@@ -443,6 +462,9 @@ class CNNClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, BaseEst
         -------
         self : CNNClassifier
         """
+        if any(key.startswith("augment__") for key in params):
+            augment = as_augmentation(params.get("augment", self.augment))
+            params = {**params, "augment": Augmentation() if augment is None else augment}
         of_phases = {key: params.pop(key) for key in list(params) if key.startswith("phases__")}
         super().set_params(**params)
         if not of_phases:
@@ -462,11 +484,13 @@ class CNNClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, BaseEst
     @property
     def net_(self) -> Any:
         """The trained skorch net."""
+        check_is_fitted(self)
         return self._built().net
 
     @property
     def backbone_(self) -> Backbone:
         """The trained network, for other estimators."""
+        check_is_fitted(self)
         return self._built().backbone
 
     @property
@@ -475,7 +499,7 @@ class CNNClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, BaseEst
 
     def _phases(self) -> list[tuple[str, Phase]]:
         if self.phases is not None:
-            return list(self.phases)
+            return list(self.phases) if are_phases(self.phases) else self.phases  # type: ignore[return-value]
         default = _SCRATCH if self._is_scratch else _TRANSFER
         return [(name, copy.copy(phase)) for name, phase in default]
 
@@ -483,12 +507,16 @@ class CNNClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, BaseEst
         """A trainer of a new network on the training part, and all pictures."""
         check_parameters(self, self._phases())
         images = self._read_images(X, reset=True)
+        self._states = {}
         labels = self._read_labels(images, y, reset=True)
         everything = self._labelled(images, labels, sample_weight)
+        self._check_pictures(images)
         train, valid = self._split(everything)
-        self._check_pictures(train.images, *([] if valid is None else [valid.images]))
-        seed = int(check_random_state(self.random_state).randint(2**31))
-        pixels = self._begin(train, seed)
+        if isinstance(self.validation, tuple) and valid is not None:
+            self._check_pictures(valid.images)
+            everything = _joined(everything, valid)
+        seed = self._draw_seed()
+        pixels = self._begin(train, seed, valid)
         return self._trainer(train, valid, seed, pixels), everything
 
     def _read_labels(
@@ -527,26 +555,45 @@ class CNNClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, BaseEst
         if isinstance(self.validation, tuple):
             X_valid, y_valid = self.validation
             images = self._as_images(X_valid, getattr(self, "value_range_", self.value_range))
+            if len(images) == 0:
+                raise ParameterError("validation must have pictures; got a pair with none")
             return everything, Labelled(images, self._read_labels(images, y_valid, reset=False))
-        return split(everything, self.validation, self.random_state)
+        return split(everything, self.validation, self._random_state())
 
-    def _check_pictures(self, *parts: ImageCollection) -> None:
-        for images in parts:
-            bad = images.check()
-            if bad:
-                raise ImageDecodeError(bad, len(images))
+    def _check_pictures(self, images: ImageCollection) -> None:
+        bad = images.check()
+        if bad:
+            raise ImageDecodeError(bad, len(images))
 
-    def _begin(self, train: Labelled, seed: int) -> Pixels | None:
+    def _random_state(self) -> int | np.random.RandomState | None:
+        is_new_each_time = self.random_state is None and self.checkpoint_dir is not None
+        return 0 if is_new_each_time else self.random_state
+
+    def _draw_seed(self) -> int:
+        return int(check_random_state(self._random_state()).randint(2**31))
+
+    @contextlib.contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """Give up a network whose training failed: what is kept of it is its last good state."""
+        try:
+            yield
+        except BaseException:
+            self.__dict__.pop("_made", None)
+            raise
+
+    def _begin(self, train: Labelled, seed: int, valid: Labelled | None = None) -> list[Pixels]:
         """Make ready for an untrained network; give the decoded pictures if they were needed."""
         self._states = {}
         self._seed, self._statistics = seed, None
         self._described_network = {name: getattr(self, name) for name in _OF_THE_NETWORK}
         self.__dict__.pop("_made", None)
         if self.normalize == "weights" or (self.normalize == "auto" and not self._is_scratch):
-            return None
-        pixels = Pixels(train.images, preprocessing_of(self), self._n_threads(), self.cache_bytes)
-        pixels.fill(progress=bool(self.verbose))
-        self._statistics = channel_statistics(pixels)
+            return []
+        seen = preprocessing_of(self)
+        parts = [train] if valid is None else [train, valid]
+        pixels = [part.pixels(seen, self._n_threads(), self.cache_bytes) for part in parts]
+        fill_together(pixels, progress=bool(self.verbose))
+        self._statistics = channel_statistics(pixels[0])
         return pixels
 
     def _n_threads(self) -> int:
@@ -581,16 +628,22 @@ class CNNClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, BaseEst
             self._built().load(state)
 
     def _trainer(
-        self, train: Labelled, valid: Labelled | None, seed: int, pixels: Pixels | None = None
+        self,
+        train: Labelled,
+        valid: Labelled | None,
+        seed: int,
+        pixels: Sequence[Pixels] = (),
+        epochs: Sequence[int] | None = None,
     ) -> Trainer:
-
+        """A trainer of the network; `epochs` are those of each phase, if not all of them."""
         built = self._built()
         team = Team.launched() if self.device == "accelerate" else Team()
-        if min(self.batch_size, len(train.labels)) < 2 * team.size:
+        least = 2 * team.size if team.size > 1 or self._learns_statistics(built) else 1
+        if min(self.batch_size, len(train.labels)) < least:
             raise ParameterError(
-                f"batch_size, and the number of training pictures, must be at least "
-                f"{2 * team.size} for {team.size} processes; got {self.batch_size} and "
-                f"{len(train.labels)}"
+                f"batch_size, and the number of training pictures, must be at least {least}: in "
+                f"each of {team.size} processes, batch normalisation needs two pictures; got "
+                f"{self.batch_size} and {len(train.labels)}"
             )
         settings = Settings(
             batch_size=self.batch_size,
@@ -614,7 +667,8 @@ class CNNClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, BaseEst
         )
         checkpoint = None
         if self.checkpoint_dir is not None:
-            checkpoint = Checkpoint(self.checkpoint_dir, self._described(train, valid, seed))
+            described = {**self._described(train, valid, seed), "epochs": epochs}
+            checkpoint = Checkpoint(self.checkpoint_dir, described)
         return Trainer(
             built.net,
             built.preprocessing,
@@ -626,6 +680,14 @@ class CNNClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, BaseEst
             has_learnt=built.has_learnt,
             pixels=pixels,
             checkpoint=checkpoint,
+        )
+
+    def _learns_statistics(self, built: Built) -> bool:
+        """Whether batch normalisation uses the statistics of the batch in some phase."""
+        may = self._is_scratch or self.batch_norm
+        may = may or any(phase.batch_norm == "train" for _, phase in self._phases())
+        return may and any(
+            isinstance(module, nn.modules.batchnorm._BatchNorm) for module in built.module.modules()
         )
 
     def _described(self, train: Labelled, valid: Labelled | None, seed: int) -> dict[str, Any]:
@@ -646,6 +708,7 @@ class CNNClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, BaseEst
             "weights": [None if p.weights is None else p.weights.tolist() for p in parts],
             "pictures": [picture_digests(part.images, known) for part in parts],
             "seed": seed,
+            "statistics": self._statistics,
         }
 
     def _refit(
@@ -661,13 +724,14 @@ class CNNClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, BaseEst
             else 0
             for i, (name, _) in enumerate(phases)
         ]  # fmt: skip
-        del self._made
-        again = self._trainer(everything, None, trainer.settings.seed)
+        seed = trainer.settings.seed
+        again = self._trainer(everything, None, seed, self._begin(everything, seed), epochs)
+        _without_validation(again.net)
         again.run(phases, epochs)
         return again.state()
 
     def _note_scores(self, trainer: Trainer) -> None:
-        last = self.history_.iloc[-1]
+        last: Any = {} if self.history_.empty else self.history_.iloc[-1]
         self.final_score_ = float(last.get("valid_top1", np.nan))
         best = trainer.best
         self.best_epoch_ = len(self.history_) if best is None else int(best["epoch"])
@@ -675,7 +739,7 @@ class CNNClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, BaseEst
 
     def _logits(self, X: Any) -> npt.NDArray[np.float32]:
         """(n_images, n_classes)."""
-        check_is_fitted(self, "classes_")
+        check_is_fitted(self)
         images = self._read_images(X, reset=False)
         return logits_of(self._as_fitted(), self._built(), images)
 
@@ -703,6 +767,27 @@ class CNNClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, BaseEst
 
     def __sklearn_is_fitted__(self) -> bool:
         return bool(getattr(self, "_states", None))
+
+
+def _joined(everything: Labelled, valid: Labelled) -> Labelled:
+    """The pictures of both, those for validation with a weight of 1."""
+    weights = everything.weights
+    if weights is not None:
+        weights = np.concatenate([weights, np.ones(len(valid.labels), np.float32)])
+    return Labelled(
+        everything.images.joined(valid.images),
+        np.concatenate([everything.labels, valid.labels]),
+        weights,
+    )
+
+
+def _without_validation(net: Any) -> None:
+    """Let callbacks rest that watch what only validation pictures tell."""
+    net.callbacks_ = [
+        (name, callback)
+        for name, callback in net.callbacks_
+        if not str(getattr(callback, "monitor", "")).startswith("valid_")
+    ]
 
 
 # What is built again from the rest.

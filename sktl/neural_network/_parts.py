@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state, compute_class_weight
 from sklearn.utils.validation import _check_sample_weight
 
+from sktl.exceptions import ParameterError
 from sktl.training._trainer import Labelled
 
 __all__ = ["sample_weights", "split"]
@@ -41,13 +43,21 @@ def sample_weights(
     weights = np.ones(len(labels))
     if sample_weight is not None:
         weights = weights * _check_sample_weight(sample_weight, labels, ensure_non_negative=True)
-    if class_weight is not None:
+    if isinstance(class_weight, Mapping):
+        unknown = [name for name in class_weight if name not in set(classes.tolist())]
+        if unknown:
+            raise ValueError(f"class_weight has keys that are not among the classes: {unknown}")
+        by_class = np.array([class_weight.get(name, 1.0) for name in classes.tolist()])
+        weights = weights * by_class[labels]
+    elif class_weight is not None:
         by_class = np.ones(len(classes))
         seen = np.unique(labels)
         by_class[seen] = compute_class_weight(
             class_weight, classes=classes[seen], y=classes[labels]
         )
         weights = weights * by_class[labels]
+    if not weights.any():
+        raise ValueError("sample_weight and class_weight leave no picture a weight above 0")
     return weights.astype(np.float32)
 
 
@@ -73,6 +83,10 @@ def split(everything: Labelled, validation: Any, random_state: Any) -> tuple[Lab
     if isinstance(validation, numbers.Real):
         counts = np.unique(labels, return_counts=True)[1]
         n_valid = max(1, round(float(validation) * len(labels)))
+        if n_valid >= len(labels):
+            raise ParameterError(
+                f"validation={validation!r} of {len(labels)} pictures leaves none to learn from"
+            )
         fits = counts.min() >= 2 and len(counts) <= min(n_valid, len(labels) - n_valid)
         train, valid = train_test_split(
             indices,
@@ -84,6 +98,12 @@ def split(everything: Labelled, validation: Any, random_state: Any) -> tuple[Lab
         train, valid = next(iter(validation.split(indices, labels)))
     train, valid = np.sort(train), np.sort(valid)
     return (
-        Labelled(images[train], labels[train], None if weights is None else weights[train]),
-        Labelled(images[valid], labels[valid]),
+        Labelled(
+            images[train],
+            labels[train],
+            None if weights is None else weights[train],
+            positions=train,
+            n_all=len(labels),
+        ),
+        Labelled(images[valid], labels[valid], positions=valid, n_all=len(labels)),
     )

@@ -96,6 +96,10 @@ class Augmentation(BaseEstimator):
     def check(self, checks: ParameterChecks) -> None:
         """Note what is wrong with the parameters."""
         checks.choice("augment__fill_mode", self.fill_mode, tuple(_PADDING))
+        for name in ("horizontal_flip", "vertical_flip", "random_crop", "trivial"):
+            value = getattr(self, name)
+            is_switch = isinstance(value, (bool, np.bool_))
+            checks.that(f"augment__{name}", value, is_switch, "True or False")
         for name, most in (
             ("width_shift", 1), ("height_shift", 1), ("rotation", 180), ("shear", 89),
             ("zoom", 0.99), ("color_jitter", 1), ("random_erasing", 1),

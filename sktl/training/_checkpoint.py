@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 import os
 import uuid
 from pathlib import Path
@@ -29,7 +30,7 @@ class Checkpoint:
     """
 
     def __init__(self, folder: str | os.PathLike[str], described: dict[str, Any]) -> None:
-        text = json.dumps({**described, "version": _VERSION}, sort_keys=True, default=repr)
+        text = json.dumps(_readable({**described, "version": _VERSION}), default=repr)
         digest = hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
         self.path = Path(folder, f"fit-{digest}.pt")
 
@@ -52,3 +53,11 @@ class Checkpoint:
             temporary.replace(self.path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _readable(value: Any) -> Any:
+    """Tables as sorted lists of pairs, whose keys may be of any type."""
+    if isinstance(value, dict):
+        pairs = [[str(key), _readable(item)] for key, item in value.items()]
+        return sorted(pairs, key=operator.itemgetter(0))
+    return [_readable(item) for item in value] if isinstance(value, (list, tuple)) else value

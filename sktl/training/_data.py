@@ -21,7 +21,14 @@ from sktl.images import ImageCollection
 from sktl.images._decode import BadImageError
 from sktl.training._team import Team
 
-__all__ = ["Activations", "Batches", "Pixels", "channel_statistics", "fits_on_disk"]
+__all__ = [
+    "Activations",
+    "Batches",
+    "Pixels",
+    "channel_statistics",
+    "fill_together",
+    "fits_on_disk",
+]
 
 Positions = Sequence[int] | npt.NDArray[np.intp]
 
@@ -44,6 +51,10 @@ class Pixels:
     cache_bytes : int
         Bytes that may be kept in a temporary file. Pictures that need more are decoded anew each
         time.
+    number : callable, default=None
+        Number of a picture in error messages, by its position.
+    n_all : int, default=None
+        How many pictures those numbers are of.
     """
 
     def __init__(
@@ -52,9 +63,13 @@ class Pixels:
         preprocessing: Preprocessing,
         n_threads: int,
         cache_bytes: int,
+        *,
+        number: Callable[[int], int] | None = None,
+        n_all: int | None = None,
     ) -> None:
         self.images, self.preprocessing = images, preprocessing
         self.n_threads = n_threads
+        self._number, self._n_all = number or int, n_all or len(images)
         size = preprocessing.size
         self._shape = (len(images), size, size, 3)
         self._kept: npt.NDArray[np.uint8] | None = None
@@ -80,14 +95,14 @@ class Pixels:
             try:
                 kept[i] = self._decode(i)
             except BadImageError as error:
-                bad.append(BadImage(i, self.images.describe(i), str(error)))
+                bad.append(self._bad_image(i, error))
 
         with ThreadPoolExecutor(self.n_threads) as threads:
             done = threads.map(put, range(len(self)))
             for _ in tqdm(done, total=len(self), unit="image", delay=3, disable=not progress):
                 pass
         if bad:
-            raise ImageDecodeError(sorted(bad, key=lambda b: b.index), len(self))
+            raise ImageDecodeError(sorted(bad, key=lambda b: b.index), self._n_all)
         self._kept = kept
 
     def read(self, positions: Positions) -> torch.Tensor:
@@ -98,8 +113,7 @@ class Pixels:
             try:
                 pixels = np.stack([self._decode(int(i)) for i in positions])
             except BadImageError:
-                bad = self.images.check([int(i) for i in positions])
-                raise ImageDecodeError(bad or self._bad(positions), len(self)) from None
+                raise ImageDecodeError(self._bad(positions), self._n_all) from None
         return torch.from_numpy(pixels).permute(0, 3, 1, 2)  # (n, H, W, 3) -> (n, 3, H, W)
 
     def _decode(self, i: int) -> npt.NDArray[np.uint8]:
@@ -112,8 +126,37 @@ class Pixels:
             try:
                 self.images.read_rgb(i)
             except BadImageError as error:
-                bad.append(BadImage(i, self.images.describe(i), str(error)))
+                bad.append(self._bad_image(i, error))
         return bad
+
+    def _bad_image(self, i: int, error: BadImageError) -> BadImage:
+        return BadImage(self._number(i), self.images.describe(i), str(error))
+
+
+def fill_together(parts: Sequence[Pixels], *, progress: bool = False) -> None:
+    """Decode the pictures of several parts of the same data.
+
+    Parameters
+    ----------
+    parts : sequence of Pixels
+    progress : bool, default=False
+        Show a progress bar for each if it takes more than three seconds.
+
+    Raises
+    ------
+    ImageDecodeError
+        If some cannot be read; all of them, in all parts, are named.
+    """
+    failures: list[BadImage] = []
+    n_images = 0
+    for pixels in parts:
+        try:
+            pixels.fill(progress=progress)
+        except ImageDecodeError as error:
+            failures += error.failures
+            n_images = max(n_images, error.n_images)
+    if failures:
+        raise ImageDecodeError(sorted(failures, key=lambda bad: bad.index), n_images)
 
 
 class Activations:
@@ -167,6 +210,11 @@ class Activations:
         -------
         activations : Activations
             In 16 bits if they are maps.
+
+        Raises
+        ------
+        OverflowError
+            If a number is too large for 16 bits.
         """
         dtype = np.float16 if len(shape) > 1 else np.float32
         values = _memory_map((n_copies, len(pixels), *shape), dtype)
@@ -175,7 +223,10 @@ class Activations:
             for copy in range(n_copies):
                 for start in range(0, len(pixels), _AT_ONCE):
                     some = range(start, min(start + _AT_ONCE, len(pixels)))
-                    values[copy, some.start : some.stop] = run(pixels.read(some), copy).cpu()
+                    found = run(pixels.read(some), copy).cpu()
+                    if found.abs().max() > np.finfo(dtype).max:
+                        raise OverflowError("a number is too large for 16 bits")
+                    values[copy, some.start : some.stop] = found
                     bar.update(len(some))
         return cls(values)
 
@@ -271,7 +322,7 @@ class Batches:
             X["weight"] = torch.from_numpy(self.weights[positions])
         if self.team.size > 1:
             weights = np.ones(len(self.labels)) if self.weights is None else self.weights
-            part = weights[positions].sum() / weights[batch].sum()
+            part = weights[positions].sum() / max(weights[batch].sum(), 1e-30)
             X["share"] = torch.full((len(positions),), part)
         return X, torch.from_numpy(self.labels[positions])
 

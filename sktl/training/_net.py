@@ -23,6 +23,10 @@ from sktl.training._team import Team
 __all__ = ["BatchWork", "Parts", "StopPhase", "TransferSkorchNet"]
 
 
+# float32's least, times a number of pictures.
+_LEAST_WEIGHT = 1e-30
+
+
 class StopPhase(Exception):  # noqa: N818 (nothing went wrong)
     """A callback asks for the end of the phase, as skorch's callbacks do."""
 
@@ -66,6 +70,8 @@ class BatchWork:
         Whether to compute in bfloat16 where that is safe.
     top_k : int
         Of the top-k accuracy.
+    n_classes : int
+        There is a top-k accuracy where they are more than `top_k`.
     rng : numpy.random.Generator
         Of augmentation and mixing.
     right : dict
@@ -79,7 +85,7 @@ class BatchWork:
         self.mixup = self.cutmix = self.label_smoothing = self.l1 = self.l2 = 0.0
         self.clip_norm: float | None = None
         self.autocast = False
-        self.top_k = 5
+        self.top_k, self.n_classes = 5, 2
         self.rng = np.random.default_rng(0)
         self.right: dict[str, Any] = {}
 
@@ -121,7 +127,10 @@ class BatchWork:
 
         def mean(labels: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
             losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
-            return losses.mean() if weights is None else (losses * weights).sum() / weights.sum()
+            if weights is None:
+                return losses.mean()
+            # A batch whose weights are all 0 teaches nothing.
+            return (losses * weights).sum() / weights.sum().clamp_min(_LEAST_WEIGHT)
 
         if mixed is None:
             return mean(y, weight)
@@ -203,6 +212,18 @@ class TransferSkorchNet(skorch.NeuralNet):
             logits = self.infer(_channels_last(x)).float()
         self.work.count(part, logits, y)
         return self.work.loss(logits, y, None, training=False), logits
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        """Record accuracies before callbacks look at them."""
+        super().on_epoch_end(net, **kwargs)
+        self.record_accuracies()
+
+    def record_accuracies(self) -> None:
+        """What was counted in the epoch, as shares of the pictures."""
+        for part, (first, top_k, n) in self.work.right.items():
+            self.history.record(f"{part}_top1", float(first / n))
+            if self.work.n_classes > self.work.top_k:
+                self.history.record(f"{part}_top{self.work.top_k}", float(top_k / n))
 
     def predict(self, X: Any) -> Any:
         """Number of the most probable class, for callbacks that score."""

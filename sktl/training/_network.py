@@ -212,17 +212,31 @@ class TransferNet(nn.Module):
             None if nothing before the first part that learns can be cut off with the same result.
         """
         learns = [name for name, p in self.trunk.named_parameters() if p.requires_grad]
+        random = self._random_modules()
         self.eval()
         if not learns:
             with torch.inference_mode():
                 shape = pool(self.trunk(example[:1]), self.pooling).shape[1:]
             return Cut(self.trunk, nn.Identity(), tuple(shape), pooling=self.pooling)
-        first = min(self._order.place(name) for name in learns)
+        first = min([*(self._order.place(name) for name in learns), *random])
         for end in range(first - 1, max(-1, first - 1 - _TRIED), -1):
             cut = self._cut_at(end, example)
             if cut is not None:
                 return cut
         return None
+
+    def _random_modules(self) -> list[int]:
+        """Numbers of the modules that draw at random in training, dropouts for instance."""
+        self.train()
+        net, _ = self._order.unwrapped(self.trunk)
+        return [
+            i
+            for i, path in enumerate(self._order.paths)
+            if any(
+                module.training and type(module).__name__.lower().startswith("drop")
+                for module in net.get_submodule(path).modules()
+            )
+        ]
 
     def _cut_at(self, end: int, example: torch.Tensor) -> Cut | None:
         """A cut behind the module that is the `end`-th to finish; None if that is another network.

@@ -17,6 +17,8 @@ __all__ = ["OPTIMIZERS", "Phase"]
 # Name -> class, and the learning rate that usually works.
 OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], float]] = {
     "sgd": (torch.optim.SGD, 0.01),
+    "momentum": (torch.optim.SGD, 0.01),
+    "nesterov": (torch.optim.SGD, 0.01),
     "rmsprop": (torch.optim.RMSprop, 1e-3),
     "adam": (torch.optim.Adam, 1e-3),
     "adamw": (torch.optim.AdamW, 1e-3),
@@ -24,7 +26,9 @@ OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], float]] = {
     "adadelta": (torch.optim.Adadelta, 1.0),
     "nadam": (torch.optim.NAdam, 1e-3),
 }
-_WITH_MOMENTUM = ("sgd", "rmsprop")
+_WITH_MOMENTUM = ("sgd", "momentum", "nesterov", "rmsprop")
+# How far one cycle moves the momentum down and up.
+_MOMENTUM_SPAN = 0.05
 _SCHEDULES = ("step", "cosine", "one_cycle", "plateau")
 # More overflows in 32 bits.
 _MOST = 1e30
@@ -47,13 +51,14 @@ class Phase(BaseEstimator):
         learn is in eval mode: its batch normalisation and its dropout too.
     epochs : int, default=10
         Largest number of passes over the training pictures.
-    optimizer : {"sgd", "rmsprop", "adam", "adamw", "adagrad", "adadelta", "nadam"}, default="sgd"
-        The optimizer. Parameters that learnt in the phase before, with the same one, keep its
-        state; the others start with a clean one.
+    optimizer : str, default="sgd"
+        "sgd", "momentum" (the same), "nesterov" (the same with ``nesterov=True``), "rmsprop",
+        "adam", "adamw", "adagrad", "adadelta" or "nadam". Parameters that learnt in the phase
+        before, with the same one, keep its state; the others start with a clean one.
     lr : float, default=None
         Learning rate. None is 0.01 for "sgd" and "adagrad", 1 for "adadelta", else 0.001.
     momentum : float, default=0.9
-        Of "sgd" and "rmsprop".
+        Of "sgd" and "rmsprop". The "one_cycle" schedule moves it by 0.05, against the rate.
     nesterov : bool, default=False
         Whether the momentum of "sgd" is Nesterov's.
     weight_decay : float, default=0.0
@@ -124,7 +129,7 @@ class Phase(BaseEstimator):
     def base_lr(self) -> float:
         """The learning rate that the phase begins with, or that a cycle rises to."""
         if isinstance(self.schedule, Mapping) and 0 in self.schedule:
-            return self.schedule[0]
+            return float(self.schedule[0])
         return OPTIMIZERS[self.optimizer][1] if self.lr is None else self.lr
 
     def check(self, checks: ParameterChecks, name: str) -> None:
@@ -165,6 +170,9 @@ class Phase(BaseEstimator):
         if self.lr is not None:
             number("lr", above=0)
         number("momentum")
+        nesterov = self.optimizer in ("sgd", "momentum") and self.nesterov
+        if nesterov or self.optimizer == "nesterov":
+            number("momentum", above=0)
         number("weight_decay")
         number("gamma", above=0)
         number("lr_decay", above=0)
@@ -178,7 +186,7 @@ class Phase(BaseEstimator):
                 schedule,
                 len(schedule) > 0
                 and all(isinstance(epoch, numbers.Integral) for epoch in schedule)
-                and all(isinstance(lr, (int, float)) and lr > 0 for lr in schedule.values()),
+                and all(isinstance(lr, numbers.Real) and float(lr) > 0 for lr in schedule.values()),
                 "a table {epoch: learning rate}",
             )
         elif self.schedule is not None:
@@ -200,8 +208,8 @@ class Phase(BaseEstimator):
         options: dict[str, Any] = {"weight_decay": self.weight_decay}
         if self.optimizer in _WITH_MOMENTUM:
             options["momentum"] = self.momentum
-        if self.optimizer == "sgd" and self.nesterov:
-            options["nesterov"] = True
+        if make is torch.optim.SGD:
+            options["nesterov"] = self.nesterov or self.optimizer == "nesterov"
         scaled = [
             {"params": group["params"], "lr": self.base_lr * group["scale"]} for group in groups
         ]
@@ -248,15 +256,24 @@ class Schedule:
         elif phase.schedule == "cosine":
             self.torch = lr_scheduler.CosineAnnealingLR(optimizer, phase.epochs)
         elif phase.schedule == "one_cycle":
+            momentum = phase.momentum if "momentum" in optimizer.defaults else 0.0
+            span = min(_MOMENTUM_SPAN, momentum, (1 - momentum) / 2)
             self.torch = lr_scheduler.OneCycleLR(
                 optimizer,
                 [group["lr"] for group in optimizer.param_groups],
                 total_steps=max(2, phase.epochs * steps + 1),
-                cycle_momentum="momentum" in optimizer.defaults,
+                cycle_momentum=span > 0,
+                base_momentum=momentum - span,
+                max_momentum=momentum + span,
             )
         elif self.by_loss:
             self.torch = lr_scheduler.ReduceLROnPlateau(
-                optimizer, factor=phase.gamma, patience=phase.step_size
+                # One epoch more would pass if it were `step_size`.
+                optimizer,
+                factor=phase.gamma,
+                patience=phase.step_size - 1,
+                threshold=0.0,
+                eps=0.0,
             )
         elif isinstance(phase.schedule, Mapping):
             self.torch = lr_scheduler.LambdaLR(optimizer, _Table(phase.schedule, phase.base_lr))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,9 @@ class Patience(BaseEstimator):
     def check(self, checks: ParameterChecks) -> None:
         """Note what is wrong with the parameters."""
         checks.integer("early_stopping__epochs", self.epochs, minimum=1)
+        delta: Any = self.min_delta
+        is_number = isinstance(delta, numbers.Real) and not isinstance(delta, bool)
+        checks.that("early_stopping__min_delta", delta, is_number, "a number")
 
     def stops(self, losses: list[float]) -> bool:
         """Whether to stop.

@@ -22,7 +22,7 @@ from sktl.exceptions import DivergenceError, ImageDecodeError
 from sktl.images import ImageCollection
 from sktl.training._augmentation import Augmentation
 from sktl.training._checkpoint import Checkpoint
-from sktl.training._data import Activations, Batches, Pixels, fits_on_disk
+from sktl.training._data import Activations, Batches, Pixels, fill_together, fits_on_disk
 from sktl.training._net import BatchWork, Parts, StopPhase, TransferSkorchNet
 from sktl.training._network import Cut, TransferNet
 from sktl.training._phase import Phase, Schedule
@@ -39,6 +39,9 @@ _NOT_SHOWN = {
     "dur",
     *(f"{part}_{what}" for part in ("train", "valid") for what in ("batch_count", "loss_best")),
 }
+# How much larger pictures are made for random crops where the weights say nothing of a border:
+# 256 for 224, the usual ratio.
+_WITH_BORDER = 8 / 7
 # Pictures on which a cut of the network is tried.
 _N_TRIED = 2
 
@@ -53,11 +56,32 @@ class Labelled:
     labels : ndarray of shape (n,), int64
         Numbers of the classes.
     weights : ndarray of shape (n,), float32, or None
+    positions : ndarray of shape (n,), int, or None
+        Which pictures of those that the user gave; None for all.
+    n_all : int or None
+        How many those are.
     """
 
     images: ImageCollection
     labels: npt.NDArray[np.int64]
     weights: npt.NDArray[np.float32] | None = None
+    positions: npt.NDArray[np.intp] | None = None
+    n_all: int | None = None
+
+    def number(self, i: int) -> int:
+        """Position of a picture among those that the user gave."""
+        return i if self.positions is None else int(self.positions[i])
+
+    def pixels(self, preprocessing: Preprocessing, n_threads: int, cache_bytes: int) -> Pixels:
+        """The pictures as a network sees them."""
+        return Pixels(
+            self.images,
+            preprocessing,
+            n_threads,
+            cache_bytes,
+            number=self.number,
+            n_all=self.n_all,
+        )
 
 
 @dataclass(frozen=True)
@@ -104,8 +128,8 @@ class Trainer:
         Whether the trunk had weights to begin with.
     has_learnt : bool
         Whether the trunk has been trained already.
-    pixels : Pixels or None
-        The training pictures, where they have been decoded already.
+    pixels : sequence of Pixels
+        The training pictures and those for validation, where they have been decoded already.
     checkpoint : Checkpoint or None
         Where the state is kept after each epoch.
 
@@ -127,7 +151,7 @@ class Trainer:
         stored: Network | None = None,
         is_pretrained: bool = True,
         has_learnt: bool = False,
-        pixels: Pixels | None = None,
+        pixels: Sequence[Pixels] = (),
         checkpoint: Checkpoint | None = None,
     ) -> None:
         self.net, self.preprocessing, self.settings = net, preprocessing, settings
@@ -143,13 +167,13 @@ class Trainer:
         self.work = net.work = BatchWork(mean, std, preprocessing.size)
         for name in ("label_smoothing", "l1", "l2", "top_k"):
             setattr(self.work, name, getattr(settings, name))
-        self.work.autocast = settings.bf16
+        self.work.autocast, self.work.n_classes = settings.bf16, self.n_classes
         self.team = net.team = settings.team
         self.best: dict[str, Any] | None = None
         self._has_learnt = has_learnt
         self._pixels: dict[tuple[str, int], Pixels] = {}
-        if pixels is not None:
-            self._pixels["train", preprocessing.size] = pixels
+        for part, decoded in zip(("train", "valid"), pixels, strict=False):
+            self._pixels[part, preprocessing.size] = decoded
 
     @property
     def n_epochs(self) -> int:
@@ -212,7 +236,10 @@ class Trainer:
         if done and state is not None:
             net.optimizer_.load_state_dict(state["optimizer"])
             schedule.load_state_dict(state["schedule"])
-        net.notify("on_train_begin", X=parts, y=None)
+        try:
+            net.notify("on_train_begin", X=parts, y=None)
+        except StopPhase:
+            return
         for epoch in range(done, limit):
             is_last = not self._epoch(number, name, epoch, train, valid, schedule)
             is_last = is_last or epoch == limit - 1
@@ -228,12 +255,15 @@ class Trainer:
     def _begin_phase(self, phase: Phase) -> tuple[Pixels | Activations, Any]:
         """Freeze, find the data of the training and validation part, and make the optimizer."""
         self.module.cut = None
+        self.module.zero_grad()  # also of what learns no longer, which clipping would count
         self.module.begin(phase, is_pretrained=self.is_pretrained)
         self._begin_work(phase)
         train, valid = self._sources(phase)
         self._note_learning(phase)
         optimizer = phase.make_optimizer(self.module.groups(phase.lr_decay))
         _carry_over(getattr(self.net, "optimizer_", None), optimizer)
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]  # for schedulers that go on from an earlier epoch
         self.net.optimizer_ = optimizer
         return train, valid
 
@@ -297,21 +327,19 @@ class Trainer:
         asked_to_stop = bool(self.team.sum(asked_to_stop))
         record = net.history.record
         row = net.history[-1]
+        if asked_to_stop and "train_loss" not in row:  # in the midst of the epoch
+            losses = [b["train_loss"] for b in row["batches"] if "train_loss" in b]
+            record("train_loss", float(np.mean(losses)) if losses else 0.0)
         self._gather(parts)
         if work.mixes:
             record("train_loss", self._loss_unmixed(train))
         record("phase", name)
         record("epoch_in_phase", epoch + 1)
         record("lr", lr)
-        for part in ("train", "valid"):
-            if part in work.right:
-                first, top_k, n = work.right[part]
-                record(f"{part}_top1", float(first / n))
-                if self.n_classes > work.top_k:
-                    record(f"{part}_top{work.top_k}", float(top_k / n))
+        net.record_accuracies()
         record("seconds", time.perf_counter() - start)
         self._check_finite(name, epoch, row)
-        schedule.after_epoch(row.get("valid_loss", row["train_loss"]))
+        schedule.after_epoch(row.get("valid_loss", row.get("train_loss")))
         self._keep_best(number, epoch)
         return not asked_to_stop and not self._should_stop(name)
 
@@ -374,13 +402,14 @@ class Trainer:
         if not varies and not is_mixed:
             if self._may_use_store(phase):
                 return self._stored_features(self.train), self._stored_features(self.valid)
+            self._fill()
             cut = self._cut()
-            if cut is not None:
-                n_copies = settings.augment_copies if self.work.augmentation is not None else 1
-                sources = self._activations(cut, n_copies or 1)
+            sources = self._activations(cut) if cut is not None else None
+            if sources is not None:
                 self.module.cut = cut
                 return sources
-        return self._filled("train"), None if self.valid is None else self._filled("valid")
+        self._fill()
+        return self._viewed("train"), None if self.valid is None else self._viewed("valid")
 
     def _may_use_store(self, phase: Phase) -> bool:
         return (
@@ -403,7 +432,10 @@ class Trainer:
             progress=self.settings.progress,
         )
         if bad:
-            raise ImageDecodeError(bad, len(part.images))
+            raise ImageDecodeError(
+                [replace(failure, index=part.number(failure.index)) for failure in bad],
+                part.n_all or len(part.images),
+            )
         self.module.cut = Cut(self.module.trunk, torch.nn.Identity(), layers[0].shape[1:])
         return Activations(layers[0][None])
 
@@ -420,8 +452,10 @@ class Trainer:
         n += 0 if self.valid is None else len(self.valid.labels)
         return cut if fits_on_disk((n, *cut.shape), 2, settings.cache_bytes) else None
 
-    def _activations(self, cut: Cut, n_copies: int) -> tuple[Activations, Activations | None]:
+    def _activations(self, cut: Cut) -> tuple[Activations, Activations | None] | None:
+        """What the frozen part makes of the pictures; None if its numbers cannot be kept."""
         settings, work = self.settings, self.work
+        n_copies = settings.augment_copies if work.augmentation is not None else 1
 
         def run(x: torch.Tensor, copy: int) -> torch.Tensor:
             x = x.to(settings.device)
@@ -430,34 +464,49 @@ class Trainer:
             return cut(work.normalised(x))
 
         rng = np.random.default_rng([settings.seed, 3])
-        train = Activations.compute(
-            self._filled("train"), cut.shape, run, n_copies=n_copies, progress=settings.progress
-        )
-        if self.valid is None:
-            return train, None
-        valid = Activations.compute(
-            self._filled("valid"), cut.shape, lambda x, _: run(x, -1), progress=settings.progress
-        )
+        try:
+            train = Activations.compute(
+                self._viewed("train"),
+                cut.shape,
+                run,
+                n_copies=n_copies or 1,
+                progress=settings.progress,
+            )
+            if self.valid is None:
+                return train, None
+            valid = Activations.compute(
+                self._viewed("valid"),
+                cut.shape,
+                lambda x, _: run(x, -1),
+                progress=settings.progress,
+            )
+        except OverflowError:
+            return None
         return train, valid
 
-    def _filled(self, part: str) -> Pixels:
-        """Pictures, decoded; those to be cut out of at random with a border."""
+    def _fill(self) -> None:
+        """Decode the pictures."""
+        parts = ["train"] if self.valid is None else ["train", "valid"]
+        fill_together([self._viewed(part) for part in parts], progress=self.settings.progress)
+
+    def _viewed(self, part: str) -> Pixels:
+        """Pictures as they are needed: those to be cut out of at random with a border."""
         preprocessing = self.preprocessing
         augmentation = self.work.augmentation
         if part == "train" and augmentation is not None and augmentation.random_crop:
             size = preprocessing.resize
-            preprocessing = replace(preprocessing, size=size)
-        pixels = self._source(part, preprocessing)
-        pixels.fill(progress=self.settings.progress)
-        return pixels
+            if size == preprocessing.size:  # there is none, as in networks made for small pictures
+                size = round(size * _WITH_BORDER)
+            preprocessing = replace(preprocessing, resize=size, size=size)
+        return self._source(part, preprocessing)
 
     def _source(self, part: str, preprocessing: Preprocessing) -> Pixels:
         key = part, preprocessing.size
         if key not in self._pixels:
             data = self.train if part == "train" else self.valid
             assert data is not None
-            self._pixels[key] = Pixels(
-                data.images, preprocessing, self.settings.n_threads, self.settings.cache_bytes
+            self._pixels[key] = data.pixels(
+                preprocessing, self.settings.n_threads, self.settings.cache_bytes
             )
         return self._pixels[key]
 
@@ -596,8 +645,13 @@ def _carry_over(old: torch.optim.Optimizer | None, new: torch.optim.Optimizer) -
 
 
 def _plain(value: Any) -> Any:
-    """A number of NumPy as one of Python, which is read back without unpickling code."""
-    return value.item() if isinstance(value, np.generic) else value
+    """What a callback recorded, as what is read back without unpickling code."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    is_safe = isinstance(value, (bool, int, float, str, torch.Tensor, type(None)))
+    return value if is_safe else str(value)
 
 
 def _shown(row: dict[str, Any]) -> dict[str, str]:

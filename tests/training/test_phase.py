@@ -38,7 +38,7 @@ def test_schedules():
     cosine = rates(Phase(epochs=4, lr=1.0, schedule="cosine"), 4)
     assert cosine == pytest.approx([1, 0.8536, 0.5, 0.1464], abs=1e-4)
     plateau = Phase(lr=1.0, schedule="plateau", step_size=1, gamma=0.1)
-    assert rates(plateau, 5, losses=[3, 2, 2, 2, 2]) == pytest.approx([1, 1, 1, 1, 0.1])
+    assert rates(plateau, 5, losses=[3, 2, 2, 2, 2]) == pytest.approx([1, 1, 1, 0.1, 0.01])
     cycle = rates(Phase(epochs=10, lr=1.0, schedule="one_cycle"), 10)
     assert cycle[0] == pytest.approx(0.04)
     assert max(cycle) == pytest.approx(1.0, abs=0.02)

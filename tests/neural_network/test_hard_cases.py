@@ -1,0 +1,323 @@
+"""Combinations of parameters, data and callbacks that are easily got wrong together."""
+
+import numpy as np
+import pytest
+import skorch.callbacks
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV
+
+from sktl import CNNClassifier, Phase
+from sktl.exceptions import DivergenceError, ImageDecodeError, ParameterError
+from sktl.training import Augmentation, Patience
+
+Y = np.arange(24) % 2
+
+
+def pictures(n=24, size=32, seed=0):
+    """Dark and light noise in turns."""
+    X = np.random.default_rng(seed).integers(0, 100, (n, size, size, 3))
+    return (X + (np.arange(n) % 2 * 75)[:, None, None, None]).astype(np.uint8)
+
+
+def one_phase(train="all", **parameters):
+    return [("train", Phase(train, **{"epochs": 2, "lr": 0.01, **parameters}))]
+
+
+def model(backbone="lenet", **parameters):
+    defaults = {"weights": None, "random_state": 0, "image_size": 32, "phases": one_phase()}
+    return CNNClassifier(backbone, **{**defaults, **parameters})
+
+
+def difference(one, other):
+    X = pictures()
+    return np.abs(one.predict_proba(X) - other.predict_proba(X)).max()
+
+
+def test_refit_learns_from_explicit_validation_pictures_too():
+    X, X_valid, y_valid = pictures(), pictures(9, seed=1), Y[:9]
+    refitted = model(validation=(X_valid, y_valid), refit=True).fit(X, Y)
+    phases = one_phase(epochs=refitted.best_epoch_)
+    everything = np.concatenate([X, X_valid]), np.concatenate([Y, y_valid])
+    assert difference(refitted, model(phases=phases, validation=None).fit(*everything)) == 0
+    assert difference(refitted, model(phases=phases, validation=None).fit(X, Y)) > 1e-6
+
+
+def test_refit_normalises_by_all_pictures():
+    X = pictures()
+    X[::5] //= 3
+    refitted = model(refit=True).fit(X, Y)
+    mean = refitted.backbone_.preprocessing.mean
+    np.testing.assert_allclose(mean, X.mean((0, 1, 2)) / 255, rtol=1e-6)
+
+
+def test_refit_leaves_the_history_of_the_search_for_the_best_epoch():
+    fitted = model(refit=True).fit(pictures(), Y)
+    fitted.partial_fit(pictures(), Y)
+    assert len(fitted.history_) == 3
+    assert fitted.history_["valid_loss"].notna().tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize("weights", ["sample_weight", "class_weight"])
+def test_batches_without_weight_teach_nothing(weights):
+    X = pictures()
+    parameters = {"batch_size": 2, "validation": None, "phases": one_phase(epochs=5, lr=0.05)}
+    if weights == "class_weight":
+        fitted = model(class_weight={0: 0.0, 1: 1.0}, **parameters).fit(X, Y)
+    else:
+        fitted = model(**parameters).fit(X, Y, sample_weight=Y)
+    assert np.isfinite(fitted.history_["train_loss"]).all()
+    assert (fitted.predict(X) == 1).all()
+    with pytest.raises(ValueError, match="leave no picture a weight above 0"):
+        model(class_weight={0: 0.0, 1: 0.0}).fit(X, Y)
+
+
+def test_class_weights_by_name():
+    with pytest.raises(ValueError, match=r"not among the classes: \[7\]"):
+        model(class_weight={7: 2.0}).fit(pictures(), Y)
+    alone = model(class_weight={1: 3.0}).partial_fit(pictures()[::2], Y[::2], classes=[0, 1])
+    assert len(alone.history_) == 1
+
+
+def test_gradients_of_what_learns_no_longer_are_not_clipped_with_the_rest():
+    last = ("b", Phase("head", 1, lr=0.1, momentum=0.0, clip_norm=0.01))
+    first = ("a", Phase("all", 1, lr=0.01))
+    parameters = {"validation": None, "batch_size": 64}
+    before = model("basic5", phases=[first], **parameters).fit(pictures(), Y)
+    after = model("basic5", phases=[first, last], **parameters).fit(pictures(), Y)
+    heads = [m.net_.module_.head.state_dict() for m in (before, after)]
+    learnt = [name for name in heads[0] if name.endswith(("weight", "bias"))]
+    step = np.sqrt(sum(float((heads[1][k] - heads[0][k]).square().sum()) for k in learnt))
+    assert step == pytest.approx(0.1 * 0.01, rel=1e-3)  # rate times norm
+
+
+def test_what_is_too_large_for_16_bits_is_not_cached():
+    X = pictures(8, 75)
+    parameters = {"image_size": 75, "batch_size": 4, "phases": one_phase("last:1", epochs=1)}
+    cached, plain = (
+        model("inception_v3", cache_bytes=size, **parameters).fit(X, Y[:8])
+        for size in (8_000_000_000, 0)
+    )
+    assert cached.history_["train_loss"].tolist() == plain.history_["train_loss"].tolist()
+
+
+def test_dropout_before_what_learns_is_kept_with_what_is_cached():
+    X = pictures(size=64)
+    parameters = {
+        "image_size": 64,
+        "validation": None,
+        "batch_size": 12,
+        "phases": one_phase("fc", lr=0.05),
+    }
+    cached, plain = (
+        model("alexnet", cache_bytes=size, **parameters).fit(X, Y) for size in (8_000_000_000, 0)
+    )
+    losses = cached.history_["train_loss"], plain.history_["train_loss"]
+    np.testing.assert_allclose(*losses, rtol=1e-4)  # 16 bits
+
+
+@pytest.mark.parametrize("policy", ["StepLR", "CosineAnnealingLR"])
+def test_schedulers_of_skorch_go_on_from_phase_to_phase(policy):
+    options = {"step_size": 1} if policy == "StepLR" else {"T_max": 4}
+    scheduler = skorch.callbacks.LRScheduler(policy, **options)
+    phases = [("a", Phase("head", 2, lr=0.1)), ("b", Phase("all", 2, lr=0.1))]
+    rates = model(callbacks=[scheduler], phases=phases).fit(pictures(), Y).history_["lr"]
+    assert (np.diff(rates[:2]) < 0).all()
+    assert rates[3] < rates[2]
+
+
+@pytest.mark.parametrize("kind", ["EarlyStopping", "Checkpoint"])
+def test_callbacks_that_watch_validation_rest_without_it(kind, tmp_path):
+    options = {"patience": 3} if kind == "EarlyStopping" else {"dirname": tmp_path}
+    callback = getattr(skorch.callbacks, kind)(**options)
+    fitted = model(refit=True, callbacks=[callback]).fit(pictures(), Y)
+    assert len(fitted.partial_fit(pictures(), Y).history_) == 3
+
+
+def test_callbacks_see_accuracies():
+    stopping = skorch.callbacks.EarlyStopping(
+        monitor="valid_top1", lower_is_better=False, patience=1, sink=lambda text: None
+    )
+    fitted = model(callbacks=[("stop", stopping)], phases=one_phase(epochs=9, lr=1e-9))
+    assert len(fitted.fit(pictures(), Y).history_) < 9
+
+
+class Stop(skorch.callbacks.Callback):
+    """As skorch's own callbacks stop training."""
+
+    def __init__(self, when):
+        self.when = when
+
+    def on_train_begin(self, net, **kwargs):
+        self._stop("train")
+
+    def on_epoch_begin(self, net, **kwargs):
+        self._stop("epoch")
+
+    def on_batch_end(self, net, **kwargs):
+        self._stop("batch")
+
+    def _stop(self, now):
+        if now == self.when:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("when", "n_epochs"), [("train", 0), ("epoch", 1), ("batch", 1)])
+def test_callbacks_stop_at_any_time(when, n_epochs):
+    fitted = model(callbacks=[Stop(when)]).fit(pictures(), Y)
+    assert len(fitted.history_) == n_epochs
+    assert fitted.predict(pictures()).shape == (24,)
+
+
+class Recorder(skorch.callbacks.Callback):
+    def on_epoch_end(self, net, **kwargs):
+        net.history.record("values", np.ones(2))
+        net.history.record("thing", object())
+
+
+def test_checkpoints_hold_whatever_callbacks_record(tmp_path):
+    fits = [model(checkpoint_dir=tmp_path, callbacks=[Recorder()]).fit(pictures(), Y) for _ in "ab"]
+    assert [list(values) for values in fits[1].history_["values"]] == [[1.0, 1.0]] * 2
+    assert difference(*fits) == 0
+
+
+def test_checkpoints_of_refits_and_of_plain_fits_differ(tmp_path):
+    parameters = {"checkpoint_dir": tmp_path, "phases": one_phase(epochs=8, lr=0.05)}
+    model(refit=True, **parameters).fit(pictures(), Y)
+    assert len(model(validation=None, **parameters).fit(pictures(), Y).history_) == 8
+
+
+def test_checkpoints_are_found_again_without_a_random_state(tmp_path):
+    for _ in range(2):
+        model(checkpoint_dir=tmp_path, random_state=None).fit(pictures(), Y)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_checkpoints_take_keys_of_any_type(tmp_path):
+    weights = dict(zip(*np.unique(Y, return_counts=True), strict=True))
+    schedule = {np.int64(0): np.float32(0.1), np.int64(1): 0.01}
+    fitted = model(
+        checkpoint_dir=tmp_path, class_weight=weights, phases=one_phase(schedule=schedule)
+    ).fit(pictures(), Y)
+    np.testing.assert_allclose(fitted.history_["lr"], [0.1, 0.01], rtol=1e-6)
+
+
+def test_bad_pictures_are_named_by_their_place_in_X(tmp_path):
+    from PIL import Image
+
+    paths = []
+    for i, array in enumerate(pictures()):
+        Image.fromarray(array).save(tmp_path / f"{i}.png")
+        paths.append(str(tmp_path / f"{i}.png"))
+    bad = [3, 11, 20, 22]
+    for i in bad:
+        whole = (tmp_path / f"{i}.png").read_bytes()
+        (tmp_path / f"{i}.png").write_bytes(whole[: len(whole) // 2])
+    for parameters in ({}, {"normalize": "weights"}):
+        with pytest.raises(ImageDecodeError) as caught:
+            model(validation=0.3, **parameters).fit(paths, Y)
+        assert [failure.index for failure in caught.value.failures] == bad
+        assert caught.value.n_images == 24
+    paths[7] = str(tmp_path / "nowhere.png")
+    with pytest.raises(ImageDecodeError, match=r"1 of 24 .*\n *\[7\] .*nowhere.png"):
+        model(validation=0.3).fit(paths, Y)
+
+
+def test_after_a_failed_fit_nothing_is_fitted():
+    X = pictures()
+    diverging = model(phases=one_phase(lr=1e20, epochs=5), validation=None)
+    with pytest.raises(DivergenceError):
+        diverging.fit(X, Y)
+    weighted = model().fit(X, Y)
+    with pytest.raises(ValueError, match="sample_weight"):
+        weighted.fit(X, Y + np.arange(24) % 3, sample_weight=[1, 2])
+    for failed in (diverging, weighted):
+        with pytest.raises(NotFittedError):
+            failed.predict_proba(X)
+        with pytest.raises(NotFittedError):
+            failed.net_  # noqa: B018 (a property)
+
+
+def test_partial_fit_goes_on_after_an_error():
+    X = pictures()
+    fresh = model()
+    with pytest.raises(ValueError, match="not among the classes"):
+        fresh.partial_fit(X, Y + 5, classes=[0, 1])
+    fresh.partial_fit(X, Y, classes=[0, 1])
+    with pytest.raises(ValueError, match="classes must be those of the first call"):
+        fresh.partial_fit(X, Y, classes=[0, 1, 2])
+    before = fresh.predict_proba(X)
+    fresh.set_params(phases=one_phase(lr=1e30), batch_size=4)
+    with pytest.raises(DivergenceError):
+        fresh.partial_fit(X, Y)
+    np.testing.assert_array_equal(fresh.predict_proba(X), before)
+    fresh.set_params(phases=one_phase()).partial_fit(X[:1], Y[:1])
+    assert len(fresh.history_) == 2
+
+
+def test_partial_fit_begins_a_table_of_rates():
+    fitted = model(phases=one_phase(schedule={0: 0.004, 1: 0.001})).partial_fit(pictures(), Y)
+    assert fitted.history_["lr"].tolist() == [0.004]
+
+
+def test_batch_normalisation_needs_two_pictures():
+    with pytest.raises(ParameterError, match="at least 2"):
+        model("basic5").partial_fit(pictures(1), [0], classes=[0, 1])
+
+
+def test_names_of_momentum():
+    X = pictures()
+    one = model(phases=one_phase(nesterov=True)).fit(X, Y)
+    assert difference(one, model(phases=one_phase(optimizer="nesterov")).fit(X, Y)) == 0
+    one = model(phases=one_phase()).fit(X, Y)
+    assert difference(one, model(phases=one_phase(optimizer="momentum")).fit(X, Y)) == 0
+
+
+def test_one_cycle_moves_the_momentum_that_was_asked_for():
+    X = pictures()
+    with_, without = (
+        model(phases=one_phase(schedule="one_cycle", momentum=m, lr=0.1)).fit(X, Y)
+        for m in (0.9, 0.0)
+    )
+    assert difference(with_, without) > 1e-5
+    assert without.net_.optimizer_.param_groups[0]["momentum"] == 0
+    assert with_.net_.optimizer_.param_groups[0]["momentum"] == pytest.approx(0.95, abs=0.01)
+
+
+@pytest.mark.parametrize(("step_size", "first_lower"), [(1, 2), (3, 4)])
+def test_plateau_waits_as_many_epochs_as_it_says(step_size, first_lower):
+    phases = one_phase(schedule="plateau", step_size=step_size, lr=1e-12, epochs=6)
+    rates = model(phases=phases).fit(pictures(), Y).history_["lr"]  # the loss stays as it is
+    assert np.flatnonzero(rates < 0.5e-12)[0] == first_lower
+
+
+def test_random_crops_of_networks_without_a_border():
+    cropped = model(augment=Augmentation(random_crop=True), validation=None).fit(pictures(), Y)
+    assert difference(cropped, model(validation=None).fit(pictures(), Y)) > 1e-6
+
+
+def test_augmentation_is_searched_whatever_it_was():
+    assert model().set_params(augment__rotation=5).augment.rotation == 5
+    search = GridSearchCV(model(), {"augment__rotation": [0, 5]}, cv=2, error_score="raise")
+    assert set(search.fit(pictures(), Y).best_params_) == {"augment__rotation"}
+    light = model(augment="light").set_params(augment__rotation=5).augment
+    assert (light.rotation, light.zoom) == (5, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"phases": Phase("all")}, "phases must be a list of"),
+        ({"phases": 3}, "phases must be a list of"),
+        ({"validation": "0.2"}, "validation must be"),
+        ({"validation": (pictures()[:0], [])}, "validation must have pictures"),
+        ({"validation": 0.99}, "leaves none to learn from"),
+        ({"callbacks": skorch.callbacks.EpochTimer()}, "callbacks must be a list"),
+        ({"callbacks": "disable"}, "callbacks must be a list"),
+        ({"early_stopping": Patience(2, min_delta="a")}, "min_delta must be a number"),
+        ({"phases": one_phase(nesterov=True, momentum=0.0)}, "momentum must be a number above 0"),
+        ({"augment": Augmentation(horizontal_flip="no")}, "horizontal_flip must be True or False"),
+    ],
+)
+def test_wrong_parameters_are_named(parameters, message):
+    with pytest.raises(ParameterError, match=message):
+        model(**parameters).fit(pictures(), Y)
