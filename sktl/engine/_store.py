@@ -558,7 +558,7 @@ class FeatureStore:
             is_smaller = True
         if is_smaller:
             db.execute("PRAGMA incremental_vacuum").fetchall()
-            db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     @staticmethod
     def _bytes_in_all(db: sqlite3.Connection) -> int:

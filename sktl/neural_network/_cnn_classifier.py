@@ -87,7 +87,8 @@ class CNNClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, BaseEst
         Random changes of the training pictures.
     augment_copies : int, default=None
         If given, each picture has this many changed copies that stay the same, of which every
-        epoch takes one: so what is frozen can be computed once even so.
+        epoch takes one: so what is frozen can be computed once even so. Where nothing is frozen,
+        or pictures are mixed, or there is no room for it, changes are drawn anew in each epoch.
     mixup, cutmix : float, default=0.0
         Alpha of Mixup and CutMix; 0 is without. With both, each batch is mixed one way or the
         other. The training loss and accuracy in `history_` are then those of up to 1,000 of the
@@ -504,7 +505,7 @@ class CNNClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, BaseEst
         return [(name, copy.copy(phase)) for name, phase in default]
 
     def _prepare(self, X: Any, y: Any, sample_weight: Any = None) -> tuple[Trainer, Labelled]:
-        """A trainer of a new network on the training part, and all pictures."""
+        """A trainer of a new network on the training part, and all pictures to learn from."""
         check_parameters(self, self._phases())
         images = self._read_images(X, reset=True)
         self._states = {}
@@ -514,7 +515,13 @@ class CNNClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, BaseEst
         train, valid = self._split(everything)
         if isinstance(self.validation, tuple) and valid is not None:
             self._check_pictures(valid.images)
-            everything = _joined(everything, valid)
+            if sample_weight is not None:
+                sample_weight = np.concatenate([sample_weight, np.ones(len(valid.labels))])
+            everything = self._labelled(
+                images.joined(valid.images),
+                np.concatenate([labels, valid.labels]),
+                sample_weight,
+            )
         seed = self._draw_seed()
         pixels = self._begin(train, seed, valid)
         return self._trainer(train, valid, seed, pixels), everything
@@ -767,18 +774,6 @@ class CNNClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, BaseEst
 
     def __sklearn_is_fitted__(self) -> bool:
         return bool(getattr(self, "_states", None))
-
-
-def _joined(everything: Labelled, valid: Labelled) -> Labelled:
-    """The pictures of both, those for validation with a weight of 1."""
-    weights = everything.weights
-    if weights is not None:
-        weights = np.concatenate([weights, np.ones(len(valid.labels), np.float32)])
-    return Labelled(
-        everything.images.joined(valid.images),
-        np.concatenate([everything.labels, valid.labels]),
-        weights,
-    )
 
 
 def _without_validation(net: Any) -> None:

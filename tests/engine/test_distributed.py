@@ -158,3 +158,25 @@ def test_shards_take_turns_on_the_gpus(monkeypatch):
     assert [str(d) for d in _extract._all_of(torch.device("cuda"))] == ["cuda:0", "cuda:1"]
     assert [str(d) for d in _extract._all_of(torch.device("cuda:1"))] == ["cuda:1"]
     assert [str(d) for d in _extract._all_of(torch.device("cpu"))] == ["cpu"]
+
+
+NESTED = """
+import joblib
+from dask.distributed import Client, LocalCluster
+from sktl.engine._extract import n_workers
+
+if __name__ == "__main__":
+    cluster = LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None)
+    with cluster, Client(cluster), joblib.parallel_config("dask"):
+        inside = joblib.Parallel()(joblib.delayed(n_workers)(64, 4, None) for _ in range(2))
+        print(n_workers(64, 4, None), *inside)
+"""
+
+
+def test_tasks_of_dask_send_no_tasks_of_their_own(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(NESTED)
+    result = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert result.stdout.splitlines()[-1] == "2 1 1"

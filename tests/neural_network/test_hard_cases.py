@@ -42,6 +42,18 @@ def test_refit_learns_from_explicit_validation_pictures_too():
     assert difference(refitted, model(phases=phases, validation=None).fit(X, Y)) > 1e-6
 
 
+def test_refit_weighs_the_classes_of_all_pictures():
+    X, X_valid, y_valid = pictures(), pictures(9, seed=1), np.zeros(9, int)
+    weights = np.linspace(1, 2, 24)
+    options = {"class_weight": {0: 1.0, 1: 3.0}}
+    refitted = model(validation=(X_valid, y_valid), refit=True, **options).fit(X, Y, weights)
+    phases = one_phase(epochs=refitted.best_epoch_)
+    plain = model(phases=phases, validation=None, **options).fit(
+        np.concatenate([X, X_valid]), np.concatenate([Y, y_valid]), np.append(weights, np.ones(9))
+    )
+    assert difference(refitted, plain) == 0
+
+
 def test_refit_normalises_by_all_pictures():
     X = pictures()
     X[::5] //= 3
