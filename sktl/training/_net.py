@@ -168,6 +168,10 @@ class TransferSkorchNet(skorch.NeuralNet):
             return X.train, X.valid
         return super().get_split_datasets(X, y, **fit_params)
 
+    def get_dataset(self, X: Any, y: Any = None) -> Any:
+        """Batches are their own data set."""
+        return X if isinstance(X, Batches) else super().get_dataset(X, y)
+
     def get_iterator(self, dataset: Any, training: bool = False) -> Any:
         """Batches are their own iterator."""
         return dataset if isinstance(dataset, Batches) else super().get_iterator(dataset, training)
@@ -201,6 +205,16 @@ class TransferSkorchNet(skorch.NeuralNet):
         """Loss of a batch in eval mode."""
         loss, logits = self.evaluate(batch)
         return {"loss": loss, "y_pred": logits}
+
+    def evaluation_step(self, batch: Any, training: bool = False) -> Any:
+        """Logits of a batch, for callbacks that predict."""
+        X, _ = unpack_data(batch)
+        if not isinstance(X, dict):
+            return super().evaluation_step(batch, training)
+        self._set_training(training)
+        with torch.set_grad_enabled(training), self._arithmetic():
+            x, _ = self.work.inputs(to_device(X["x"], self.device), training=False)
+            return self.infer(_channels_last(x)).float()
 
     def evaluate(self, batch: Any, part: str = "valid") -> tuple[torch.Tensor, torch.Tensor]:
         """Loss and logits of a batch in eval mode."""

@@ -153,6 +153,19 @@ def test_callbacks_see_accuracies():
     assert len(fitted.fit(pictures(), Y).history_) < 9
 
 
+class Loss(skorch.callbacks.Callback):
+    def on_epoch_end(self, net, dataset_valid, **kwargs):
+        right = net.predict_proba(dataset_valid)[
+            range(len(dataset_valid.labels)), dataset_valid.labels
+        ]
+        net.history.record("anew", -float(np.log(right).mean()))
+
+
+def test_callbacks_that_predict_see_pictures_as_training_does():
+    history = model(callbacks=[Loss()]).fit(pictures(), Y).history_
+    np.testing.assert_allclose(history["anew"], history["valid_loss"], rtol=1e-5)
+
+
 class Stop(skorch.callbacks.Callback):
     """As skorch's own callbacks stop training."""
 
