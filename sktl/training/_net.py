@@ -23,7 +23,7 @@ from sktl.training._team import Team
 __all__ = ["BatchWork", "Parts", "StopPhase", "TransferSkorchNet"]
 
 
-# float32's least, times a number of pictures.
+# Far below any sum of weights but 0.
 _LEAST_WEIGHT = 1e-30
 
 
