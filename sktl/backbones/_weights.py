@@ -67,10 +67,14 @@ def digest_tensors(module: nn.Module) -> str:
     """SHA-256 of the names, shapes, dtypes and values of all parameters and buffers."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
-        values = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
-        digest.update(values.view(-1).view(torch.uint8).numpy() if values.numel() else b"")
+        _add_tensor(digest, name, tensor)
     return digest.hexdigest()
+
+
+def _add_tensor(digest: Any, name: str, tensor: torch.Tensor) -> None:
+    values = tensor.detach().cpu().contiguous()
+    digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
+    digest.update(values.view(-1).view(torch.uint8).numpy() if values.numel() else b"")
 
 
 def digest_structure(module: nn.Module) -> str:
@@ -83,7 +87,7 @@ def digest_structure(module: nn.Module) -> str:
     saved = module.state_dict().keys()
     for name, tensor in module.named_buffers():
         if name not in saved:
-            digest.update(f"{name} {tensor.detach().cpu().tolist()}".encode())
+            _add_tensor(digest, name, tensor)
     for name, part in module.named_modules():
         kind = type(part)
         digest.update(f"{name} {kind.__module__}.{kind.__qualname__}".encode())

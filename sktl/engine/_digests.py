@@ -75,7 +75,7 @@ def digest_files(
         if now - state.st_mtime_ns <= _RACY_NS:
             identity = state.st_size, -1, state.st_ino
         fresh.append((path, *identity, digests[path]))
-    return digests, [file for file in fresh if _is_text(file[0])]
+    return digests, fresh
 
 
 def _is_text(path: str) -> bool:
@@ -90,4 +90,7 @@ def _is_text(path: str) -> bool:
 def remember_files(db: sqlite3.Connection, files: list[tuple[Any, ...]]) -> None:
     """Keep (path, size, mtime_ns, inode, digest) of files."""
     with db:
-        db.executemany("INSERT OR REPLACE INTO files VALUES (?,?,?,?,?)", files)
+        db.executemany(
+            "INSERT OR REPLACE INTO files VALUES (?,?,?,?,?)",
+            [file for file in files if _is_text(file[0])],
+        )

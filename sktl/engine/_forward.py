@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from sktl.engine._network import Network
 from sktl.engine._prepare import n_crops, prepare, prepare_on
 from sktl.engine._recipe import Recipe
-from sktl.engine._runtime import Runner, Runtime, ready_runner
+from sktl.engine._runtime import Pixels, Runner, Runtime, ready_runner
 from sktl.exceptions import BadImage
 from sktl.images import ImageCollection
 from sktl.images._decode import BadImageError
@@ -25,7 +25,6 @@ from sktl.images._decode import BadImageError
 __all__ = ["Batch", "forward"]
 
 Array = npt.NDArray[np.float32]
-Pixels = npt.NDArray[np.uint8] | torch.Tensor
 T = TypeVar("T")
 
 # Crops that a thread forwards at once: larger batches gain nothing on a CPU, and their activations

@@ -30,7 +30,15 @@ if TYPE_CHECKING:
     from sktl.engine._network import Network
     from sktl.engine._recipe import Recipe
 
-__all__ = ["RUNTIMES", "Runner", "Runtime", "check_runtime", "make_runner", "ready_runner"]
+__all__ = [
+    "RUNTIMES",
+    "Pixels",
+    "Runner",
+    "Runtime",
+    "check_runtime",
+    "make_runner",
+    "ready_runner",
+]
 
 Runtime = Literal["auto", "torch", "compile", "onnxruntime", "openvino"]
 RUNTIMES = ("auto", "torch", "compile", "onnxruntime", "openvino")

@@ -222,8 +222,9 @@ class FeatureStore:
             values = np.ascontiguousarray(rows, dtype=self.dtype)
         described = self._key(layer), layer.backbone, json.dumps(layer.description), self.dtype
         kept = values.astype(np.float32, copy=False)
-        too_large = np.isinf(values) & np.isfinite(rows)
-        if too_large.any():
+        # Only rounding can make a number infinite.
+        too_large = np.isinf(values) & np.isfinite(rows) if self.dtype == "float16" else None
+        if too_large is not None and too_large.any():
             is_kept = ~too_large.reshape(len(rows), -1).any(axis=1)
             kept = np.where(is_kept.reshape(-1, *[1] * (rows.ndim - 1)), kept, rows)
             pictures = [p if keep else None for p, keep in zip(pictures, is_kept, strict=True)]
@@ -544,7 +545,8 @@ class FeatureStore:
 
     def _evict(self, db: sqlite3.Connection) -> None:
         """Delete the rows not used for longest until a tenth of the limit is free again."""
-        is_smaller = False
+        if self._bytes_used(db) <= self.max_bytes:
+            return
         while self._bytes_used(db) > self.max_bytes:
             (n,) = db.execute("SELECT COUNT(*) FROM features").fetchone()
             if n == 0:
@@ -555,10 +557,8 @@ class FeatureStore:
                     "(SELECT id FROM features ORDER BY used, id LIMIT ?)",
                     [max(1, n // 10)],
                 )
-            is_smaller = True
-        if is_smaller:
-            db.execute("PRAGMA incremental_vacuum").fetchall()
-            db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        db.execute("PRAGMA incremental_vacuum").fetchall()
+        db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     @staticmethod
     def _bytes_in_all(db: sqlite3.Connection) -> int:

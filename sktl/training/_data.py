@@ -22,6 +22,7 @@ from sktl.images._decode import BadImageError
 from sktl.training._team import Team
 
 __all__ = [
+    "LEAST_WEIGHT",
     "Activations",
     "Batches",
     "Pixels",
@@ -29,6 +30,9 @@ __all__ = [
     "fill_together",
     "fits_on_disk",
 ]
+
+# Far below any sum of weights but 0, which it takes the place of as a divisor.
+LEAST_WEIGHT = 1e-30
 
 Positions = Sequence[int] | npt.NDArray[np.intp]
 
@@ -322,7 +326,7 @@ class Batches:
             X["weight"] = torch.from_numpy(self.weights[positions])
         if self.team.size > 1:
             weights = np.ones(len(self.labels)) if self.weights is None else self.weights
-            part = weights[positions].sum() / max(weights[batch].sum(), 1e-30)
+            part = weights[positions].sum() / max(weights[batch].sum(), LEAST_WEIGHT)
             X["share"] = torch.full((len(positions),), part)
         return X, torch.from_numpy(self.labels[positions])
 

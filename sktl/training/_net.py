@@ -16,15 +16,11 @@ from torch import nn
 
 from sktl.nn.mixing import Mixed, cutmix, mixup
 from sktl.training._augmentation import Augmentation
-from sktl.training._data import Batches
+from sktl.training._data import LEAST_WEIGHT, Batches
 from sktl.training._network import TransferNet
 from sktl.training._team import Team
 
 __all__ = ["BatchWork", "Parts", "StopPhase", "TransferSkorchNet"]
-
-
-# Far below any sum of weights but 0.
-_LEAST_WEIGHT = 1e-30
 
 
 class StopPhase(Exception):  # noqa: N818 (nothing went wrong)
@@ -130,7 +126,7 @@ class BatchWork:
             if weights is None:
                 return losses.mean()
             # A batch whose weights are all 0 teaches nothing.
-            return (losses * weights).sum() / weights.sum().clamp_min(_LEAST_WEIGHT)
+            return (losses * weights).sum() / weights.sum().clamp_min(LEAST_WEIGHT)
 
         if mixed is None:
             return mean(y, weight)
@@ -218,12 +214,8 @@ class TransferSkorchNet(skorch.NeuralNet):
 
     def evaluate(self, batch: Any, part: str = "valid") -> tuple[torch.Tensor, torch.Tensor]:
         """Loss and logits of a batch in eval mode."""
-        self._set_training(False)
-        X, y = unpack_data(batch)
-        y = to_device(y, self.device)
-        with torch.no_grad(), self._arithmetic():
-            x, _ = self.work.inputs(to_device(X["x"], self.device), training=False)
-            logits = self.infer(_channels_last(x)).float()
+        logits = self.evaluation_step(batch)
+        y = to_device(unpack_data(batch)[1], self.device)
         self.work.count(part, logits, y)
         return self.work.loss(logits, y, None, training=False), logits
 

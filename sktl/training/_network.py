@@ -212,13 +212,13 @@ class TransferNet(nn.Module):
             None if nothing before the first part that learns can be cut off with the same result.
         """
         learns = [name for name, p in self.trunk.named_parameters() if p.requires_grad]
-        random = self._random_modules()
-        self.eval()
         if not learns:
+            self.eval()
             with torch.inference_mode():
                 shape = pool(self.trunk(example[:1]), self.pooling).shape[1:]
             return Cut(self.trunk, nn.Identity(), tuple(shape), pooling=self.pooling)
-        first = min([*(self._order.place(name) for name in learns), *random])
+        first = min([*(self._order.place(name) for name in learns), *self._random_modules()])
+        self.eval()
         for end in range(first - 1, max(-1, first - 1 - _TRIED), -1):
             cut = self._cut_at(end, example)
             if cut is not None:

@@ -132,6 +132,11 @@ class Phase(BaseEstimator):
             return float(self.schedule[0])
         return OPTIMIZERS[self.optimizer][1] if self.lr is None else self.lr
 
+    @property
+    def _is_nesterov(self) -> bool:
+        named = self.optimizer == "nesterov"
+        return named or (bool(self.nesterov) and self.optimizer in ("sgd", "momentum"))
+
     def check(self, checks: ParameterChecks, name: str) -> None:
         """Note what is wrong with the parameters, under the name of the phase.
 
@@ -170,8 +175,7 @@ class Phase(BaseEstimator):
         if self.lr is not None:
             number("lr", above=0)
         number("momentum")
-        nesterov = self.optimizer in ("sgd", "momentum") and self.nesterov
-        if nesterov or self.optimizer == "nesterov":
+        if self._is_nesterov:
             number("momentum", above=0)
         number("weight_decay")
         number("gamma", above=0)
@@ -208,8 +212,8 @@ class Phase(BaseEstimator):
         options: dict[str, Any] = {"weight_decay": self.weight_decay}
         if self.optimizer in _WITH_MOMENTUM:
             options["momentum"] = self.momentum
-        if make is torch.optim.SGD:
-            options["nesterov"] = self.nesterov or self.optimizer == "nesterov"
+        if self._is_nesterov:
+            options["nesterov"] = True
         scaled = [
             {"params": group["params"], "lr": self.base_lr * group["scale"]} for group in groups
         ]

@@ -399,16 +399,15 @@ class Trainer:
         settings = self.settings
         varies = self.work.augmentation is not None and settings.augment_copies is None
         is_mixed = self.work.mixes
-        if not varies and not is_mixed:
-            if self._may_use_store(phase):
-                return self._stored_features(self.train), self._stored_features(self.valid)
-            self._fill()
-            cut = self._cut()
-            sources = self._activations(cut) if cut is not None else None
-            if sources is not None:
-                self.module.cut = cut
-                return sources
+        stays = not varies and not is_mixed
+        if stays and self._may_use_store(phase):
+            return self._stored_features(self.train), self._stored_features(self.valid)
         self._fill()
+        cut = self._cut() if stays else None
+        sources = None if cut is None else self._activations(cut)
+        if sources is not None:
+            self.module.cut = cut
+            return sources
         return self._viewed("train"), None if self.valid is None else self._viewed("valid")
 
     def _may_use_store(self, phase: Phase) -> bool:
