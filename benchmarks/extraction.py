@@ -9,9 +9,9 @@ forwarding alone. As each of these takes all cores, one after the other is what 
 
     python benchmarks/extraction.py [path/to/folder] [--pictures 1024] [--few 96] [--repeats 3]
 
-sktl, whose time has in it what is done once, such as finding the fastest runtime, and both limits
-are timed on --pictures, all others on the first --few of them: their images/s do not depend on how
-many there are, and they would take an hour. Without a folder, pictures are cut out of
+sktl, whose time has in it what is done once, such as finding the fastest runtime, its bf16 mode and
+both limits are timed on --pictures, all others on the first --few of them: their images/s do not
+depend on how many there are, and they would take an hour. Without a folder, pictures are cut out of
 scikit-learn's two sample images. Networks that no package contains have random weights.
 
 Each of the other libraries gets a virtual environment of its own (--peers-env), which sees the
@@ -48,9 +48,9 @@ from sklearn.datasets import load_sample_images
 
 HERE = Path(__file__).resolve().parent
 BACKBONES = ["efficientnet_lite0", "mobilenet_v2", "resnet50", "vgg19"]
-OWN_WAYS = ["sktl", "sktl, exact", "plain loop", "DataLoader"]
+OWN_WAYS = ["sktl", "sktl, exact", "sktl, bf16", "plain loop", "DataLoader"]
 LIMITS = ["decode alone", "forward alone"]
-WITH_ALL_PICTURES = ["sktl", *LIMITS]
+WITH_ALL_PICTURES = ["sktl", "sktl, bf16", *LIMITS]
 # What to install, one call of pip a line. thingsvision demands packages of 2023 but runs with
 # today's, except for NumPy.
 PEERS = {

@@ -53,6 +53,10 @@ def sktl_exact(backbone, folder):
     return sktl(backbone, folder, precision="exact", store=None)
 
 
+def sktl_bf16(backbone, folder):
+    return sktl(backbone, folder, precision="bf16", store=None)
+
+
 def plain_loop(backbone, folder):
     network, transform = load_plain(backbone, folder)
 
@@ -185,6 +189,7 @@ def forward_alone(backbone, folder):
 WAYS = {
     "sktl": sktl_default,
     "sktl, exact": sktl_exact,
+    "sktl, bf16": sktl_bf16,
     "plain loop": plain_loop,
     "DataLoader": data_loader,
     "thingsvision": thingsvision,

@@ -79,6 +79,10 @@ def prepare(
         box = (left * across, top * down, (left + size) * across, (top + size) * down)
         return np.asarray(image.resize((size, size), resample, box=box))[None]
     if exact or preprocessing.interpolation not in _IN_TORCH:
+        if crops == "center":
+            # Pillow resizes across, then down: what is cut off meanwhile need not go down as well.
+            image = image.resize((width, image.height), resample)
+            image, width, left = image.crop((left, 0, left + size, image.height)), size, 0
         pixels = np.asarray(image.resize((width, height), resample))
     else:
         pixels = _resize_in_torch(image, width, height, preprocessing.interpolation)

@@ -52,13 +52,16 @@ _PRECISIONS = {
 }
 # Finding what can be fused costs as much as a few pictures.
 _WORTH_FUSING = 32
-# Exporting a network and timing it against PyTorch takes some seconds.
-_WORTH_EXPORTING = 1000
+# Finding out how long a few pictures take costs as much as these.
+_WORTH_TIMING = 256
+# Exporting a network and timing it against PyTorch takes some seconds, and saves a tenth or two:
+# seconds of one core.
+_WORTH_EXPORTING = 40.0
 # Seconds.
 _LONG = 0.5
 
-# The runner used last, what it is for, and how many pictures it was thought worth preparing for.
-_last: tuple[Any, int, Runner] | None = None
+# What the runner used last is for, and the runner.
+_last: tuple[Any, Runner] | None = None
 _last_lock = threading.Lock()
 
 
@@ -79,17 +82,18 @@ def ready_runner(
     """
     global _last
     if network.alias is None:
+        if recipe.precision == "bf16" and runtime == "auto":
+            runtime = "torch"  # rather than an export for each call
         return make_runner(network.load(), recipe, device, runtime, n_images=n_images, step=step)
     purpose = (network.alias, recipe, str(device), runtime, step)
-    readiness = (n_images >= _WORTH_FUSING) + (n_images >= _WORTH_EXPORTING)
     with _last_lock:
-        if _last is None or _last[0] != purpose or _last[1] < readiness:
+        if _last is None or _last[0] != purpose or n_images > _last[1].most:
             _last = None  # its memory is let go of before the next one is made
             runner = make_runner(
                 network.load(), recipe, device, runtime, n_images=n_images, step=step
             )
-            _last = (purpose, readiness, runner)
-        return _last[2]
+            _last = (purpose, runner)
+        return _last[1]
 
 
 def make_runner(
@@ -112,9 +116,10 @@ def make_runner(
     device : torch.device
         Where to compute. ONNX Runtime and OpenVINO compute on the CPU.
     runtime : {"auto", "torch", "compile", "onnxruntime", "openvino"}, default="auto"
-        "auto" is PyTorch; on a CPU, for 1,000 pictures or more, it goes on with the fastest of
-        PyTorch and those of ONNX Runtime and OpenVINO that are installed once
-        :meth:`Runner.settle` has found it.
+        "auto" is PyTorch; on a CPU, for as many pictures as are worth it, it goes on with the
+        fastest of PyTorch and those of ONNX Runtime and OpenVINO that are installed once
+        :meth:`Runner.settle` has found it. For bf16 on a CPU it is OpenVINO from the start, where
+        that is installed.
     n_images : int
         How many pictures will be forwarded.
     step : int
@@ -134,14 +139,39 @@ def make_runner(
         return _CompiledRunner(backbone, recipe, device, step)
     if runtime in _EXPORTED:
         return _exported(runtime, _Export(backbone, recipe), device, step)
-    runner = _TorchRunner(backbone, recipe, device, step, is_worth_fusing=n_images >= _WORTH_FUSING)
-    may_choose = runtime == "auto" and recipe.precision == "auto" and device.type == "cpu"
-    if may_choose and n_images >= _WORTH_EXPORTING and importlib.util.find_spec("onnx"):
-        others = [name for name in _EXPORTED if importlib.util.find_spec(name)]
-        if others:
+    others = _others(recipe, device) if runtime == "auto" else []
+    if others and recipe.precision == "bf16":
+        with contextlib.suppress(ParameterError):
+            return _exported(others[0], _Export(backbone, recipe), device, step)
+    is_worth_fusing = n_images >= _WORTH_FUSING
+    runner = _TorchRunner(backbone, recipe, device, step, is_worth_fusing=is_worth_fusing)
+    if recipe.precision == "auto":
+        runner.most = _enough_for(runner, n_images, bool(others))
+        if n_images > runner.most:
+            runner.most = math.inf
             with contextlib.suppress(ParameterError):
                 return _FastestRunner(runner, _Export(backbone, recipe), others)
     return runner
+
+
+def _others(recipe: Recipe, device: torch.device) -> list[str]:
+    """Runtimes beside PyTorch that are installed and do what is asked."""
+    if device.type != "cpu" or importlib.util.find_spec("onnx") is None:
+        return []
+    able = [name for name in _EXPORTED if recipe.precision in _PRECISIONS[name]]
+    return [name for name in able if importlib.util.find_spec(name)]
+
+
+def _enough_for(runner: Runner, n_images: int, may_choose: bool) -> float:
+    """For how many pictures nothing more is worth being done to PyTorch's runner."""
+    if n_images < _WORTH_FUSING:
+        return _WORTH_FUSING - 1
+    if not may_choose:
+        return math.inf
+    if n_images < _WORTH_TIMING:
+        return _WORTH_TIMING - 1
+    seconds = min(_time_of(runner) for _ in range(2))
+    return max(_WORTH_TIMING - 1, _WORTH_EXPORTING / seconds * runner.step)
 
 
 def check_runtime(runtime: Runtime, precision: str, device: torch.device) -> None:
@@ -187,6 +217,7 @@ class Runner:
     def __init__(self, backbone: Backbone, recipe: Recipe, device: torch.device, step: int) -> None:
         self.recipe, self.device, self.step = recipe, device, step
         self._lock, self._has_halved = threading.Lock(), False
+        self.most = math.inf  # pictures; for more, another runner would be worth making
         self.preprocessing: Preprocessing = backbone.preprocessing.at_size(recipe.image_size)
         mean = torch.tensor(self.preprocessing.mean, device=device).view(1, 3, 1, 1)
         std = torch.tensor(self.preprocessing.std, device=device).view(1, 3, 1, 1)
@@ -248,7 +279,7 @@ class Runner:
         x = x.permute(0, 3, 1, 2)  # (nk, H, W, 3) -> (nk, 3, H, W), channels-last in memory
         if self.recipe.precision == "exact":
             return (x.contiguous().float() / 255 - self.mean) / self.std
-        return x.float().mul_(self.scale).add_(self.shift)
+        return torch.addcmul(self.shift, x.float(), self.scale)
 
     def _halve(self, n: int) -> None:
         with self._lock:

@@ -143,24 +143,27 @@ class ImageCollection:
         """Path of picture `i`, or short words for a picture in memory."""
         return describe(self[i])
 
-    def read_rgb(self, i: int) -> Image.Image:
-        """Picture `i` as an upright PIL image of mode RGB; raise BadImageError."""
+    def read_rgb(self, i: int, *, least: int | None = None) -> Image.Image:
+        """Picture `i` as an upright PIL image of mode RGB; raise BadImageError.
+
+        A large JPEG may be reduced meanwhile, as long as no side becomes shorter than `least`.
+        """
         item = self[i]
         if is_encoded(item):
-            return read_rgb(item, self.background)
+            return read_rgb(item, self.background, least=least)
         array = self._uint8(i)
         if array.shape[2] == 1:
             return Image.fromarray(np.repeat(array, 3, axis=2))  # (H, W, 1) -> (H, W, 3)
         image = Image.fromarray(array)
         return image if image.mode == "RGB" else lay_on(image, self.background)
 
-    def read(self, i: int) -> Image.Image | npt.NDArray[np.uint8]:
+    def read(self, i: int, *, least: int | None = None) -> Image.Image | npt.NDArray[np.uint8]:
         """As `read_rgb`, but an array that needs no change is handed on as it is, not copied."""
         if not is_encoded(self[i]):
             array = self._uint8(i)
             if array.shape[2] == 3:
                 return array
-        return self.read_rgb(i)
+        return self.read_rgb(i, least=least)
 
     def _uint8(self, i: int) -> npt.NDArray[np.uint8]:
         """Picture `i`, which is no file, as (height, width, 1, 3 or 4); raise BadImageError."""

@@ -147,13 +147,19 @@ def check_encoded(item: Any) -> None:
             pass
 
 
-def read_rgb(item: Any, background: RGB) -> Image.Image:
-    """Decode to a PIL image of mode RGB, upright; raise BadImageError."""
+def read_rgb(item: Any, background: RGB, *, least: int | None = None) -> Image.Image:
+    """Decode to a PIL image of mode RGB, upright; raise BadImageError.
+
+    With `least`, an encoded JPEG may be decoded at a half, a quarter or an eighth of its size, as
+    long as no side becomes shorter than that.
+    """
     try:
         with PILLOW_QUIET:
             if isinstance(item, Image.Image):
                 return _to_rgb(_load_copy(item), background)
             with _open(item) as image:
+                if least is not None:
+                    _reduce(image, least)
                 image.load()
                 return _to_rgb(_upright(image), background)
     except (BadImageError, MemoryError):
@@ -250,6 +256,17 @@ def _too_large(what: str) -> str:
         f"too large: {what} (PIL.Image.MAX_IMAGE_PIXELS, the limit that guards against "
         f"decompression bombs, is {Image.MAX_IMAGE_PIXELS})"
     )
+
+
+def _reduce(image: Image.Image, least: int) -> None:
+    """Have a JPEG decoded at a part of its size, where that is a whole number of pixels."""
+    if image.format not in ("JPEG", "MPO"):
+        return
+    for part in (8, 4, 2):
+        (width, beyond), (height, below) = divmod(image.width, part), divmod(image.height, part)
+        if min(width, height) >= least and not beyond and not below:
+            image.draft(None, (width, height))
+            return
 
 
 def _upright(image: Image.Image) -> Image.Image:

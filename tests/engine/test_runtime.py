@@ -1,6 +1,7 @@
 """Whatever runs the network, the features are the same."""
 
 import importlib.util
+import math
 import shutil
 import threading
 from typing import ClassVar
@@ -85,6 +86,36 @@ def test_bf16_is_near_and_kept_apart(runtime, tmp_path):
     assert store.info()["precision"].tolist() == ["auto", "bf16"]
 
 
+def test_bf16_on_a_cpu_is_openvino_for_networks_known_by_name(used):
+    X = pictures(3)
+    features = CNNFeatures("resnet18", weights=None, image_size=32, precision="bf16", store=None)
+    for n in (1, 3):
+        features.fit_transform(X[:n])
+    assert set(used) == {"_OpenVinoRunner"}
+    used.clear()
+    CNNFeatures(small(), precision="bf16", store=None).fit_transform(X)
+    assert set(used) == {"_TorchRunner"}, "no export for each call"
+
+
+def test_bf16_reduces_large_jpeg_pictures(tmp_path):
+    large = Image.fromarray(load_sample_images().images[0]).resize((640, 480))
+    large.save(tmp_path / "a.jpg", quality=95)
+    file = str(tmp_path / "a.jpg")
+    sizes = {as_images([file]).read(0, least=least).size for least in (None, 481, 241)}
+    assert sizes == {(640, 480)}
+    assert as_images([file]).read(0, least=240).size == (320, 240)
+    assert as_images([file]).read(0, least=100).size == (160, 120)
+    large.resize((642, 480)).save(tmp_path / "b.jpg")  # 642 / 4 is no whole number
+    assert as_images([str(tmp_path / "b.jpg")]).read(0, least=100).size == (321, 240)
+    large.save(tmp_path / "c.png")
+    assert as_images([str(tmp_path / "c.png")]).read(0, least=100).size == (640, 480)
+    exact, rough = (
+        CNNFeatures(precision=precision, image_size=32, store=None).fit_transform([file])
+        for precision in ("exact", "bf16")
+    )
+    assert 1e-3 < distance(rough, exact) < 0.2
+
+
 KINDS = (_runtime._TorchRunner, _runtime._OnnxRunner, _runtime._OpenVinoRunner)
 
 
@@ -104,11 +135,10 @@ def used(monkeypatch):
 
 @pytest.mark.parametrize("fastest", KINDS)
 def test_many_pictures_go_to_the_runtime_that_is_found_to_be_fastest(monkeypatch, used, fastest):
-    monkeypatch.setattr(_runtime, "_WORTH_EXPORTING", 6)
     monkeypatch.setattr(_runtime, "_time_of", lambda runner: 2 - isinstance(runner, fastest))
     pixels = np.zeros((2, 1, 24, 24, 3), np.uint8)
     args = small(), Recipe(), torch.device("cpu")
-    runner = _runtime.make_runner(*args, n_images=6, step=4)
+    runner = _runtime.make_runner(*args, n_images=256, step=4)
     before = runner(pixels)
     assert set(used) == {"_TorchRunner"}, "nobody waits for the others"
     runner.settle()
@@ -117,13 +147,17 @@ def test_many_pictures_go_to_the_runtime_that_is_found_to_be_fastest(monkeypatch
     runner.settle()
     assert used == [fastest.__name__], "settled once"
     used.clear()
-    _runtime.make_runner(*args, n_images=5, step=4).settle()
-    assert not used, "not worth it"
+    monkeypatch.setattr(_runtime, "_time_of", lambda runner: 40 / 300 * 4)
+    for n, most in ((31, 31), (255, 255), (256, 300), (300, 300), (301, math.inf)):
+        runner = _runtime.make_runner(*args, n_images=n, step=4)
+        assert runner.most == pytest.approx(most)
+        assert isinstance(runner, _runtime._FastestRunner) == (n == 301), "when it is worth it"
 
 
 def test_what_was_found_to_be_fastest_is_remembered(monkeypatch, used):
-    monkeypatch.setattr(_runtime, "_WORTH_EXPORTING", 40)
-    monkeypatch.setattr(_runtime, "_time_of", lambda runner: -KINDS.index(type(runner)))
+    monkeypatch.setattr(_runtime, "_WORTH_TIMING", 40)
+    monkeypatch.setattr(_runtime, "_WORTH_EXPORTING", 0)
+    monkeypatch.setattr(_runtime, "_time_of", lambda runner: 3 - KINDS.index(type(runner)))
     features = CNNFeatures("resnet18", weights=None, image_size=32, store=None)
     one = features.fit_transform(pictures(40))
     assert {"_OnnxRunner", "_OpenVinoRunner"} <= set(used)
@@ -165,7 +199,8 @@ def test_a_network_that_cannot_be_exported_is_named(monkeypatch):
     features = CNNFeatures(small(), runtime="onnxruntime", store=None)
     with pytest.raises(ParameterError, match="cannot be exported to ONNX: division"):
         features.fit_transform(pictures())
-    monkeypatch.setattr(_runtime, "_WORTH_EXPORTING", 1)
+    for name in ("_WORTH_FUSING", "_WORTH_TIMING", "_WORTH_EXPORTING"):
+        monkeypatch.setattr(_runtime, name, 0)
     CNNFeatures(small(), store=None).fit_transform(pictures()), "which PyTorch then does"
 
 
@@ -185,7 +220,8 @@ def test_nothing_is_printed_where_an_operation_cannot_be_exported(monkeypatch, c
     features = CNNFeatures(own, runtime="onnxruntime", store=None)
     with pytest.raises(ParameterError, match=r"exported to ONNX: .*linalg_pinv"):
         features.fit_transform(pictures())
-    monkeypatch.setattr(_runtime, "_WORTH_EXPORTING", 1)
+    for name in ("_WORTH_FUSING", "_WORTH_TIMING", "_WORTH_EXPORTING"):
+        monkeypatch.setattr(_runtime, name, 0)
     CNNFeatures(own, store=None).fit_transform(pictures())
     assert capfd.readouterr() == ("", "")
 
