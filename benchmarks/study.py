@@ -29,7 +29,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 
 from sktl import CNNFeatures, load_backbone, load_image_folder
-from sktl.engine._runtime import Runner
+from sktl.engine._runner import Runner
 
 BACKBONE = "efficientnet_lite0"
 forwarded = 0

@@ -21,7 +21,6 @@ __all__ = [
     "chunks",
     "description_of",
     "is_intact",
-    "verify_rows",
 ]
 
 _APPLICATION = 0x736B746C  # "sktl", in SQLite's application_id: this file is ours
@@ -164,23 +163,3 @@ def description_of(text: Any) -> dict[str, Any]:
     except (TypeError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def verify_rows(db: sqlite3.Connection) -> tuple[list[tuple[Any, ...]], list[str]]:
-    """Delete damaged rows; tell (backbone, layer, rows, damaged), and what SQLite finds."""
-    records = []
-    for number, backbone, description in db.execute(
-        "SELECT id, backbone, description FROM layers ORDER BY id"
-    ).fetchall():
-        rows, damaged = 0, []
-        for row_id, row, crc in db.execute(
-            "SELECT id, row, crc FROM features WHERE layer = ?", [number]
-        ):
-            rows += 1
-            if not is_intact(row, crc):
-                damaged.append((row_id,))
-        with db:
-            db.executemany("DELETE FROM features WHERE id = ?", damaged)
-        records.append((backbone, description_of(description).get("layer"), rows, len(damaged)))
-    findings = [row[0] for row in db.execute("PRAGMA integrity_check")]
-    return records, [line for line in findings if line != "ok"]

@@ -17,7 +17,8 @@ from threadpoolctl import threadpool_limits
 from sktl.engine._network import Network
 from sktl.engine._prepare import n_crops, prepare, prepare_on
 from sktl.engine._recipe import Recipe
-from sktl.engine._runtime import Pixels, Runner, Runtime, ready_runner
+from sktl.engine._runner import Pixels, Runner
+from sktl.engine._runtime import Runtime, ready_runner
 from sktl.exceptions import BadImage
 from sktl.images import ImageCollection
 from sktl.images._decode import BadImageError

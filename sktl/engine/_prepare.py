@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from sktl.engine._resize import resize_part, resizes_like_pillow
+from sktl.engine._resize import goes_across_first, resize_part, resizes_like_pillow
 
 if TYPE_CHECKING:
     from sktl.backbones import Preprocessing
@@ -79,8 +79,8 @@ def prepare(
         box = (left * across, top * down, (left + size) * across, (top + size) * down)
         return np.asarray(image.resize((size, size), resample, box=box))[None]
     if exact or preprocessing.interpolation not in _IN_TORCH:
-        if crops == "center":
-            # Pillow resizes across, then down: what is cut off meanwhile need not go down as well.
+        if crops == "center" and width > size and goes_across_first(image.size, (width, height)):
+            # What will be cut off on the sides need not be resized along the height as well.
             image = image.resize((width, image.height), resample)
             image, width, left = image.crop((left, 0, left + size, image.height)), size, 0
         pixels = np.asarray(image.resize((width, height), resample))

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-__all__ = ["resize_part", "resizes_like_pillow"]
+__all__ = ["goes_across_first", "resize_part", "resizes_like_pillow"]
 
 Numbers = npt.NDArray[np.float64]
 
@@ -65,7 +65,7 @@ def resize_part(
     """
     height, width = pixels.shape[:2]
     left, top, right, bottom = box
-    if height - size[1] > max(0, 2 * (width - size[0])):
+    if not goes_across_first((width, height), size):
         return None
     across = _weights(width, size[0], left, right, interpolation, device)
     down = _weights(height, size[1], top, bottom, interpolation, device)
@@ -82,6 +82,14 @@ def resize_part(
     x = x.view(right - left, -1, 3).transpose(0, 1)  # (w, H, 3) -> (H, w, 3)
     x = _rounded(down.matrix @ x.flatten(1).float())  # (h, w * 3)
     return x.view(bottom - top, right - left, 3).to(torch.uint8)
+
+
+def goes_across_first(old: tuple[int, int], new: tuple[int, int]) -> bool:
+    """Whether every Pillow resizes a picture of the (width, height) `old` along its width first.
+
+    Since some version (13.0.0 does), it takes the height first where that saves work.
+    """
+    return old[1] - new[1] <= max(0, 2 * (old[0] - new[0]))
 
 
 def _rounded(sums: torch.Tensor) -> torch.Tensor:

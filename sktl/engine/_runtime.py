@@ -1,39 +1,29 @@
-"""Programs that run a network: pixels of some pictures in, pooled layers out."""
+"""Which program runs a network: what was asked for, or what is fastest."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib.util
-import io
 import math
-import tempfile
 import threading
 import time
-import warnings
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from sktl.engine._fuse import fuse
-from sktl.exceptions import BatchSizeWarning, ParameterError
-from sktl.nn.pooling import pool
-from sktl.utils._onnx import write_onnx
+from sktl.engine._exported import EXPORTED, Export, exported
+from sktl.engine._runner import CompiledRunner, Runner, TorchRunner
+from sktl.exceptions import ParameterError
 from sktl.utils._optional import import_optional
 
 if TYPE_CHECKING:
-    from sktl.backbones import Backbone, Preprocessing
+    from sktl.backbones import Backbone
     from sktl.engine._network import Network
     from sktl.engine._recipe import Recipe
 
 __all__ = [
     "RUNTIMES",
-    "Pixels",
-    "Runner",
     "Runtime",
     "check_runtime",
     "make_runner",
@@ -42,8 +32,6 @@ __all__ = [
 
 Runtime = Literal["auto", "torch", "compile", "onnxruntime", "openvino"]
 RUNTIMES = ("auto", "torch", "compile", "onnxruntime", "openvino")
-Array = npt.NDArray[np.float32]
-Pixels = npt.NDArray[np.uint8] | torch.Tensor
 
 _PRECISIONS = {
     "compile": ("auto", "bf16"),
@@ -54,9 +42,10 @@ _PRECISIONS = {
 _WORTH_FUSING = 32
 # Finding out how long a few pictures take costs as much as these.
 _WORTH_TIMING = 256
-# Exporting a network and timing it against PyTorch takes some seconds, and saves a tenth or two:
-# seconds of one core.
-_WORTH_EXPORTING = 40.0
+# Exporting a network and timing it against PyTorch takes some seconds, more for large ones, and
+# saves a tenth or two. It is worth that for so many seconds of one core, and for each byte.
+_WORTH_EXPORTING = 30.0
+_PER_BYTE = 2e-7
 # Seconds.
 _LONG = 0.5
 
@@ -136,21 +125,21 @@ def make_runner(
     """
     check_runtime(runtime, recipe.precision, device)
     if runtime == "compile":
-        return _CompiledRunner(backbone, recipe, device, step)
-    if runtime in _EXPORTED:
-        return _exported(runtime, _Export(backbone, recipe), device, step)
+        return CompiledRunner(backbone, recipe, device, step)
+    if runtime in EXPORTED:
+        return exported(runtime, Export(backbone, recipe), device, step)
     others = _others(recipe, device) if runtime == "auto" else []
     if others and recipe.precision == "bf16":
         with contextlib.suppress(ParameterError):
-            return _exported(others[0], _Export(backbone, recipe), device, step)
+            return exported(others[0], Export(backbone, recipe), device, step)
     is_worth_fusing = n_images >= _WORTH_FUSING
-    runner = _TorchRunner(backbone, recipe, device, step, is_worth_fusing=is_worth_fusing)
+    runner = TorchRunner(backbone, recipe, device, step, is_worth_fusing=is_worth_fusing)
     if recipe.precision == "auto":
         runner.most = _enough_for(runner, n_images, bool(others))
         if n_images > runner.most:
             runner.most = math.inf
             with contextlib.suppress(ParameterError):
-                return _FastestRunner(runner, _Export(backbone, recipe), others)
+                return _FastestRunner(runner, Export(backbone, recipe), others)
     return runner
 
 
@@ -158,11 +147,11 @@ def _others(recipe: Recipe, device: torch.device) -> list[str]:
     """Runtimes beside PyTorch that are installed and do what is asked."""
     if device.type != "cpu" or importlib.util.find_spec("onnx") is None:
         return []
-    able = [name for name in _EXPORTED if recipe.precision in _PRECISIONS[name]]
+    able = [name for name in EXPORTED if recipe.precision in _PRECISIONS[name]]
     return [name for name in able if importlib.util.find_spec(name)]
 
 
-def _enough_for(runner: Runner, n_images: int, may_choose: bool) -> float:
+def _enough_for(runner: TorchRunner, n_images: int, may_choose: bool) -> float:
     """For how many pictures nothing more is worth being done to PyTorch's runner."""
     if n_images < _WORTH_FUSING:
         return _WORTH_FUSING - 1
@@ -170,8 +159,8 @@ def _enough_for(runner: Runner, n_images: int, may_choose: bool) -> float:
         return math.inf
     if n_images < _WORTH_TIMING:
         return _WORTH_TIMING - 1
-    seconds = min(_time_of(runner) for _ in range(2))
-    return max(_WORTH_TIMING - 1, _WORTH_EXPORTING / seconds * runner.step)
+    seconds = min(_time_of(runner) for _ in range(2)) / runner.step
+    return max(_WORTH_TIMING - 1, (_WORTH_EXPORTING + _PER_BYTE * runner.n_bytes) / seconds)
 
 
 def check_runtime(runtime: Runtime, precision: str, device: torch.device) -> None:
@@ -211,192 +200,10 @@ def check_runtime(runtime: Runtime, precision: str, device: torch.device) -> Non
             import_optional(package, extra=extra, caller=f'runtime="{runtime}"')
 
 
-class Runner:
-    """Pixels of a batch to its pooled layers. Several threads can call it at once."""
-
-    def __init__(self, backbone: Backbone, recipe: Recipe, device: torch.device, step: int) -> None:
-        self.recipe, self.device, self.step = recipe, device, step
-        self._lock, self._has_halved = threading.Lock(), False
-        self.most = math.inf  # pictures; for more, another runner would be worth making
-        self.preprocessing: Preprocessing = backbone.preprocessing.at_size(recipe.image_size)
-        mean = torch.tensor(self.preprocessing.mean, device=device).view(1, 3, 1, 1)
-        std = torch.tensor(self.preprocessing.std, device=device).view(1, 3, 1, 1)
-        self.mean, self.std = mean, std
-        # (x / 255 - mean) / std in one step
-        self.scale, self.shift = 1 / (255 * std), -mean / std
-
-    def __call__(self, pixels: Pixels) -> list[Array]:
-        """(n, n_crops, H, W, 3) uint8 to one (n, ...) float32 array a layer."""
-        return self.fetch(self.launch(pixels))
-
-    def launch(self, pixels: Pixels) -> list[list[torch.Tensor]]:
-        """Begin, without waiting for a device to finish: layers of each step, on the device."""
-        parts: list[list[torch.Tensor]] = []
-        done = 0
-        while done < len(pixels):
-            some = pixels[done : done + max(1, self.step // pixels.shape[1])]
-            try:
-                with torch.inference_mode():
-                    parts.append(self._pooled(some))
-                done += len(some)
-                continue
-            except torch.OutOfMemoryError:
-                if len(some) == 1:
-                    raise
-            # Only here, behind the error, is what the attempt had in memory let go of.
-            self._halve(len(some) * pixels.shape[1])
-        return parts
-
-    def fetch(self, parts: list[list[torch.Tensor]]) -> list[Array]:
-        """What was launched, as one array a layer."""
-        return [
-            np.concatenate([t.cpu().numpy() for t in tensors])
-            for tensors in zip(*parts, strict=True)
-        ]
-
-    def settle(self) -> None:
-        """Find out what is fastest. Other threads can call the runner meanwhile."""
-
-    def _run(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """(n, 3, H, W) normalised pictures to maps."""
-        raise NotImplementedError
-
-    def _pooled(self, pixels: Pixels) -> list[torch.Tensor]:
-        n, crops = pixels.shape[:2]
-        results = []
-        for maps in self._run(self._normalised(pixels)):
-            values = pool(maps.float(), self.recipe.pooling)
-            # (n * k, ...) -> (n, k, ...), then the mean over the crops
-            results.append(values.reshape(n, crops, *values.shape[1:]).mean(1))
-        return results
-
-    def _normalised(self, pixels: Pixels) -> torch.Tensor:
-        x = torch.as_tensor(pixels).flatten(0, 1)  # (n, k, H, W, 3) -> (nk, H, W, 3)
-        if self.device.type == "cuda" and not x.is_cuda:
-            x = x.pin_memory().to(self.device, non_blocking=True)
-        else:
-            x = x.to(self.device)
-        x = x.permute(0, 3, 1, 2)  # (nk, H, W, 3) -> (nk, 3, H, W), channels-last in memory
-        if self.recipe.precision == "exact":
-            return (x.contiguous().float() / 255 - self.mean) / self.std
-        return torch.addcmul(self.shift, x.float(), self.scale)
-
-    def _halve(self, n: int) -> None:
-        with self._lock:
-            is_first, self._has_halved = not self._has_halved, True
-        if is_first:
-            warnings.warn(
-                f"{n} pictures at once do not fit into the memory of {self.device}; going on with "
-                f"{n // 2}, or fewer. Pass a smaller batch_size to avoid the attempt",
-                BatchSizeWarning,
-                stacklevel=2,
-            )
-        self.step = n // 2
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-
-
-class _TorchRunner(Runner):
-    """PyTorch itself."""
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        recipe: Recipe,
-        device: torch.device,
-        step: int,
-        *,
-        is_worth_fusing: bool,
-    ) -> None:
-        super().__init__(backbone, recipe, device, step)
-        exact = recipe.precision == "exact"
-        self.network = backbone.feature_network(
-            recipe.layers, device=device, channels_last=not exact
-        )
-        self.dtype = next((p.dtype for p in self.network.parameters()), torch.float32)
-        if recipe.precision == "auto" and is_worth_fusing:
-            fuse(self.network, self.preprocessing.size)
-
-    def _run(self, x: torch.Tensor) -> list[torch.Tensor]:
-        with self._arithmetic():
-            maps: list[torch.Tensor] = self.network(x.to(self.dtype))
-        return maps
-
-    def _arithmetic(self) -> contextlib.AbstractContextManager[Any]:
-        if self.recipe.precision == "bf16":
-            return torch.autocast(self.device.type, torch.bfloat16)
-        if self.recipe.precision == "exact" and self.device.type == "cuda":
-            # Convolutions in full float32; the default is TF32.
-            flags = torch.backends.cudnn.flags
-            return cast(
-                "contextlib.AbstractContextManager[Any]",
-                flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=False),
-            )
-        return contextlib.nullcontext()
-
-
-class _CompiledRunner(_TorchRunner):
-    """What torch.compile makes of the network, for batches of one size."""
-
-    def __init__(self, backbone: Backbone, recipe: Recipe, device: torch.device, step: int) -> None:
-        super().__init__(backbone, recipe, device, step, is_worth_fusing=False)
-        self.network.replica.compile(dynamic=False)
-        self._largest, self._compiling = 0, threading.Lock()
-
-    def _run(self, x: torch.Tensor) -> list[torch.Tensor]:
-        n = len(x)
-        with self._compiling:
-            if n > self._largest:
-                self._largest = n
-                return super()._run(x)
-        if n < self._largest:
-            x = torch.cat([x, x[:1].expand(self._largest - n, -1, -1, -1)])
-        return [maps[:n] for maps in super()._run(x)]
-
-
-class _OnnxRunner(Runner):
-    """ONNX Runtime, on the CPU: one core a call."""
-
-    def __init__(self, export: _Export, device: torch.device, step: int) -> None:
-        super().__init__(export.backbone, export.recipe, device, step)
-        library = importlib.import_module("onnxruntime")
-        options = library.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # errors
-        self.session = library.InferenceSession(
-            export.model, options, providers=["CPUExecutionProvider"]
-        )
-
-    def _run(self, x: torch.Tensor) -> list[torch.Tensor]:
-        arrays = self.session.run(None, {"x": x.contiguous().numpy()})
-        return [torch.from_numpy(array) for array in arrays]
-
-
-class _OpenVinoRunner(Runner):
-    """OpenVINO, on the CPU: one core a call."""
-
-    def __init__(self, export: _Export, device: torch.device, step: int) -> None:
-        super().__init__(export.backbone, export.recipe, device, step)
-        core = importlib.import_module("openvino").Core()
-        options = {
-            "INFERENCE_PRECISION_HINT": "bf16" if self.recipe.precision == "bf16" else "f32",
-            "PERFORMANCE_HINT": "THROUGHPUT",
-        }
-        model = core.read_model(io.BytesIO(export.model))
-        self.compiled = core.compile_model(model, "CPU", options)
-        self.local = threading.local()
-
-    def _run(self, x: torch.Tensor) -> list[torch.Tensor]:
-        if not hasattr(self.local, "request"):
-            self.local.request = self.compiled.create_infer_request()
-        arrays = self.local.request.infer([x.contiguous().numpy()])
-        return [torch.from_numpy(np.array(arrays[output])) for output in self.compiled.outputs]
-
-
 class _FastestRunner(Runner):
     """PyTorch, until one of the other runtimes has turned out to be faster."""
 
-    def __init__(self, runner: Runner, export: _Export, others: list[str]) -> None:
+    def __init__(self, runner: Runner, export: Export, others: list[str]) -> None:
         super().__init__(export.backbone, runner.recipe, runner.device, runner.step)
         self.fastest, self._export, self._others = runner, export, others
 
@@ -408,87 +215,12 @@ class _FastestRunner(Runner):
         runners = [self.fastest]
         for name in others:
             with contextlib.suppress(ParameterError):
-                runners.append(_exported(name, self._export, self.device, self.step))
+                runners.append(exported(name, self._export, self.device, self.step))
         del self._export
         self.fastest = _fastest_of(runners)
 
     def _run(self, x: torch.Tensor) -> list[torch.Tensor]:
         return self.fastest._run(x)
-
-
-_EXPORTED: dict[str, Callable[..., Runner]] = {
-    "onnxruntime": _OnnxRunner,
-    "openvino": _OpenVinoRunner,
-}
-
-
-def _exported(runtime: str, export: _Export, device: torch.device, step: int) -> Runner:
-    """The runner of an exported network, compared with the network that it was made of."""
-    try:
-        runner = _EXPORTED[runtime](export, device, step)
-    except Exception as error:
-        name = export.backbone.spec.name
-        raise ParameterError(f'{name} cannot be run by runtime="{runtime}": {error}') from error
-    _check_export(runner, export)
-    return runner
-
-
-class _Export:
-    """What a network is as ONNX, for batches of any size."""
-
-    def __init__(self, backbone: Backbone, recipe: Recipe) -> None:
-        self.backbone, self.recipe = backbone, recipe
-        network = backbone.feature_network(recipe.layers, device=torch.device("cpu"))
-        names = [f"layer_{i}" for i in range(len(recipe.layers))]
-        try:
-            with tempfile.TemporaryDirectory() as folder:
-                file = Path(folder, "network.onnx")
-                write_onnx(network, [self.noise(2, seed=0)], file, inputs=["x"], outputs=names)
-                self.model = file.read_bytes()
-        except Exception as error:
-            raise ParameterError(
-                f"{backbone.spec.name} cannot be exported to ONNX: {error}"
-            ) from error
-
-    def noise(self, n: int, *, seed: int) -> torch.Tensor:
-        """(n, 3, size, size) numbers from 0 to 1."""
-        size = self.backbone.preprocessing.at_size(self.recipe.image_size).size
-        return torch.rand((n, 3, size, size), generator=torch.Generator().manual_seed(seed))
-
-    @functools.cached_property
-    def samples(self) -> list[tuple[torch.Tensor, list[torch.Tensor]]]:
-        """Some pictures, and what the network makes of them."""
-        # Not the one that went through the exporter, which gives other numbers afterwards.
-        network = self.backbone.feature_network(self.recipe.layers, device=torch.device("cpu"))
-        with torch.inference_mode():
-            return [(x, network(x)) for x in (self.noise(n, seed=n) for n in (1, 3))]
-
-
-def _check_export(runner: Runner, export: _Export) -> None:
-    """Compare an exported network with the one that it was made of, for batches of other sizes.
-
-    What the tracer saw for two pictures, such as a Python loop, need not hold for three.
-    """
-    name = export.backbone.spec.name
-    tolerance = 0.2 if export.recipe.precision == "bf16" else 1e-3
-    for x, expected in export.samples:
-        try:
-            found = runner._run(x)
-            pairs = list(zip(found, expected, strict=True))
-            same = all(
-                one.shape == other.shape
-                and float((one - other).norm()) <= tolerance * float(other.norm()) + 1e-6
-                for one, other in pairs
-            )
-        except Exception as error:
-            raise ParameterError(
-                f"{name} cannot be exported to ONNX for batches of any size: {error}"
-            ) from error
-        if not same:
-            raise ParameterError(
-                f"{name} exported to ONNX gives other numbers for {len(x)} pictures; use "
-                'runtime="torch"'
-            )
 
 
 def _fastest_of(runners: list[Runner]) -> Runner:

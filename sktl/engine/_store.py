@@ -7,7 +7,6 @@ import json
 import numbers
 import os
 import sqlite3
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,29 +18,16 @@ import pandas as pd
 import platformdirs
 
 from sktl.engine._claims import give_back, take
-from sktl.engine._database import (
-    Database,
-    ForeignFileError,
-    among,
-    checksum,
-    chunks,
-    description_of,
-    is_intact,
-    verify_rows,
-)
+from sktl.engine._database import Database, ForeignFileError, checksum, description_of
 from sktl.engine._digests import digest_files, known_files, picture_digests, remember_files
 from sktl.engine._exchange import read_hdf5, write_hdf5
+from sktl.engine._rows import file_bytes, read_rows, verify_rows, write_rows
 from sktl.exceptions import ParameterError, StoreWarning
 from sktl.images import as_images
 
 __all__ = ["FeatureStore", "StoredLayer", "default_store_path"]
 
 Array = npt.NDArray[np.float32]
-
-# Seconds after which a row that is used again is noted as used, while there is room for all.
-_TOUCH_S = 3600.0
-# Part of its limit beyond which a store notes each use, as rows may soon have to go.
-_NEARLY_FULL = 0.25
 
 
 class StoredLayer:
@@ -160,46 +146,11 @@ class FeatureStore:
         -------
         found : ndarray of shape (n,), dtype bool
         """
-        found = np.zeros(len(pictures), dtype=bool)
-        places = {picture: i for i, picture in enumerate(pictures) if picture is not None}
-        columns = "picture, used, id" + ("" if rows is None else ", crc, row")
-
-        def read(db: sqlite3.Connection) -> None:
-            known = db.execute(
-                "SELECT id, dtype FROM layers WHERE key = ?", [self._key(layer)]
-            ).fetchone()
-            if known is None:
-                return
-            number, dtype = known
-            now, stale, damaged = time.time(), [], []
-            nearly_full = self._bytes_used(db) > _NEARLY_FULL * self.max_bytes
-            touch_after = 0.0 if nearly_full else _TOUCH_S
-            for chunk in chunks(list(places)):
-                for picture, used, row_id, *content in db.execute(
-                    f"SELECT {columns} FROM features WHERE layer = ? AND picture {among(chunk)}",
-                    [number, *chunk],
-                ):
-                    place = places.get(picture)
-                    if place is None:
-                        continue
-                    if rows is not None:
-                        crc, row = content
-                        if not is_intact(row, crc):
-                            damaged.append((row_id,))
-                            continue
-                        rows[place] = np.frombuffer(row, dtype).reshape(rows.shape[1:])
-                    found[place] = True
-                    if now - used > touch_after:
-                        stale.append((now, row_id))
-            with db:
-                db.execute(
-                    "UPDATE layers SET hits = hits + ? WHERE id = ?", [int(found.sum()), number]
-                )
-                db.executemany("UPDATE features SET used = ? WHERE id = ?", stale)
-                db.executemany("DELETE FROM features WHERE id = ?", damaged)
-
-        self._attempt(read, None, create=False)
-        return found
+        return self._attempt(  # type: ignore[no-any-return]
+            lambda db: read_rows(db, self._key(layer), pictures, rows, self.max_bytes),
+            np.zeros(len(pictures), dtype=bool),
+            create=False,
+        )
 
     def put(self, layer: StoredLayer, pictures: Sequence[bytes | None], rows: Array) -> Array:
         """Commit rows, one a picture; those that are there already are left as they are.
@@ -234,7 +185,7 @@ class FeatureStore:
                 StoreWarning,
                 stacklevel=2,
             )
-        self._attempt(lambda db: self._write(db, described, pictures, values), None)
+        self._attempt(lambda db: write_rows(db, described, pictures, values, self.max_bytes), None)
         return kept
 
     def claim(
@@ -359,7 +310,7 @@ class FeatureStore:
                 }
             )
         frame = pd.DataFrame(records, columns=["backbone", *told, "rows", "bytes", "hits"])
-        size = self._attempt(self._bytes_in_all, 0, create=False)
+        size = self._attempt(file_bytes, 0, create=False)
         frame.attrs = {"path": str(self.path), "bytes": size}
         return frame
 
@@ -483,7 +434,7 @@ class FeatureStore:
                         f"{path} has features in {layer[3]}, which a store in {self.dtype} would "
                         f'not find again; import them into FeatureStore(dtype="{layer[3]}")'
                     )
-                new += self._write(db, layer, pictures, values)
+                new += write_rows(db, layer, pictures, values, self.max_bytes)
         return new
 
     def clear(self, backbone: str | None = None) -> None:
@@ -510,71 +461,8 @@ class FeatureStore:
 
         self._attempt(delete, None, create=False)
 
-    def _write(
-        self,
-        db: sqlite3.Connection,
-        layer: tuple[bytes, str, str, str],
-        pictures: Sequence[bytes | None],
-        values: npt.NDArray[Any],
-    ) -> int:
-        """Commit rows of a layer (key, backbone, description, dtype); count the new ones."""
-        now = time.time()
-        with db:
-            db.execute(
-                "INSERT OR IGNORE INTO layers (key, backbone, description, dtype, shape) "
-                "VALUES (?, ?, ?, ?, ?)",
-                [*layer, json.dumps(values.shape[1:])],
-            )
-            (number,) = db.execute("SELECT id FROM layers WHERE key = ?", layer[:1]).fetchone()
-            before = db.total_changes
-            db.executemany(
-                "INSERT OR IGNORE INTO features (layer, picture, row, crc, used) "
-                "VALUES (?, ?, ?, ?, ?)",
-                [
-                    (number, picture, row.data, checksum(row), now)
-                    for picture, row in zip(pictures, values, strict=True)
-                    if picture is not None
-                ],
-            )
-            new = db.total_changes - before
-        self._evict(db)
-        return new
-
     def _key(self, layer: StoredLayer) -> bytes:
         return layer.key if self.dtype == "float32" else layer.key + self.dtype.encode()
-
-    def _evict(self, db: sqlite3.Connection) -> None:
-        """Delete the rows not used for longest until a tenth of the limit is free again."""
-        if self._bytes_used(db) <= self.max_bytes:
-            return
-        while self._bytes_used(db) > self.max_bytes:
-            (n,) = db.execute("SELECT COUNT(*) FROM features").fetchone()
-            if n == 0:
-                break
-            with db:
-                db.execute(
-                    "DELETE FROM features WHERE id IN "
-                    "(SELECT id FROM features ORDER BY used, id LIMIT ?)",
-                    [max(1, n // 10)],
-                )
-        db.execute("PRAGMA incremental_vacuum").fetchall()
-        db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-
-    @staticmethod
-    def _bytes_in_all(db: sqlite3.Connection) -> int:
-        size, pages = (
-            db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_size", "page_count")
-        )
-        return int(size * pages)
-
-    @staticmethod
-    def _bytes_used(db: sqlite3.Connection) -> int:
-        values = (
-            db.execute(f"PRAGMA {name}").fetchone()[0]
-            for name in ("page_size", "page_count", "freelist_count")
-        )
-        size, pages, free = values
-        return int(size * (pages - free))
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:

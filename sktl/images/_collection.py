@@ -146,7 +146,17 @@ class ImageCollection:
     def read_rgb(self, i: int, *, least: int | None = None) -> Image.Image:
         """Picture `i` as an upright PIL image of mode RGB; raise BadImageError.
 
-        A large JPEG may be reduced meanwhile, as long as no side becomes shorter than `least`.
+        Parameters
+        ----------
+        i : int
+            Its position in the collection.
+        least : int, default=None
+            If given, an encoded JPEG may be decoded at a half, a quarter or an eighth of its size,
+            as long as no side becomes shorter than this, in pixels.
+
+        Returns
+        -------
+        image : PIL.Image.Image
         """
         item = self[i]
         if is_encoded(item):
@@ -158,7 +168,19 @@ class ImageCollection:
         return image if image.mode == "RGB" else lay_on(image, self.background)
 
     def read(self, i: int, *, least: int | None = None) -> Image.Image | npt.NDArray[np.uint8]:
-        """As `read_rgb`, but an array that needs no change is handed on as it is, not copied."""
+        """As `read_rgb`, but an array that needs no change is handed on as it is, not copied.
+
+        Parameters
+        ----------
+        i : int
+            Its position in the collection.
+        least : int, default=None
+            As of `read_rgb`.
+
+        Returns
+        -------
+        image : PIL.Image.Image or ndarray of shape (height, width, 3), dtype uint8
+        """
         if not is_encoded(self[i]):
             array = self._uint8(i)
             if array.shape[2] == 3:

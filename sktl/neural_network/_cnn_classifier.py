@@ -12,45 +12,38 @@ import joblib
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
-from sklearn.utils import check_consistent_length, check_random_state
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, column_or_1d
-from torch import nn
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
 
-from sktl.engine import resolve_store
-from sktl.engine._digests import picture_digests
 from sktl.engine._network import require_same
 from sktl.exceptions import ImageDecodeError, ParameterError
 from sktl.images import ImageCollection, ImageEstimatorMixin
 from sktl.neural_network._build import Built, build, logits_of, preprocessing_of
-from sktl.neural_network._checks import are_phases, check_parameters
-from sktl.neural_network._parts import sample_weights, split
-from sktl.training._augmentation import Augmentation, as_augmentation
-from sktl.training._checkpoint import Checkpoint
+from sktl.neural_network._checks import check_parameters
+from sktl.neural_network._fitting import make_trainer, without_validation
+from sktl.neural_network._parts import classes_of, sample_weights, split
+from sktl.neural_network._phase_parameters import PhaseParametersMixin
 from sktl.training._data import Pixels, channel_statistics, fill_together
-from sktl.training._phase import Phase
-from sktl.training._stopping import Patience, PrecheltUP, as_stopping
-from sktl.training._team import Team
-from sktl.training._trainer import Labelled, Settings, Trainer, remember
+from sktl.training._history import as_frame, remember
+from sktl.training._settings import Labelled
 from sktl.utils._portable import PortableMixin, stow, take
-from sktl.utils._torch import resolve_device
 
 if TYPE_CHECKING:
     import torch
 
     from sktl.backbones import Backbone, BackboneSpec
     from sktl.engine import FeatureStore
+    from sktl.training._augmentation import Augmentation
+    from sktl.training._phase import Phase
+    from sktl.training._stopping import Patience, PrecheltUP
+    from sktl.training._trainer import Trainer
 
 __all__ = ["CNNClassifier"]
 
-_TRANSFER = (
-    ("warm_up", Phase("head", 30, optimizer="adam", lr=1e-3, augment=False)),
-    ("fine_tune", Phase("last:2", 8, lr=0.005, nesterov=True, schedule="one_cycle")),
-)
-_SCRATCH = (("train", Phase("all", 40, optimizer="adam", lr=2e-3, schedule="one_cycle")),)
 
-
-class CNNClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, BaseEstimator):
+class CNNClassifier(
+    PortableMixin, PhaseParametersMixin, ImageEstimatorMixin, ClassifierMixin, BaseEstimator
+):
     """A convolutional network, fine-tuned or trained from scratch, as a classifier of pictures.
 
     The network's last layer is replaced by a head for the classes of `y`. Training goes in
@@ -311,7 +304,7 @@ class CNNClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, BaseEst
         phases = self._phases()
         with self._all_or_nothing():
             trainer.run(phases)
-        self.history_ = trainer.history()
+        self.history_ = as_frame(trainer.net)
         self._note_scores(trainer)
         states = {"final": trainer.state()}
         if trainer.best is not None:
@@ -360,14 +353,14 @@ class CNNClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, BaseEst
             self.__dict__.pop("history_", None)
             self._begin(train, seed)
         past = len(getattr(self, "history_", ()))
-        trainer = self._trainer(train, None, (seed + past) % 2**31)
+        trainer = make_trainer(self, self._built(), train, None, (seed + past) % 2**31)
         trainer.checkpoint = None
         name, phase = self._phases()[-1]
         phase = clone(phase).set_params(epochs=1, lr=phase.base_lr, schedule=None)
         with self._all_or_nothing():
-            _without_validation(trainer.net)
+            without_validation(trainer.net)
             trainer.run([(name, phase)])
-        self.history_ = trainer.history()
+        self.history_ = as_frame(trainer.net)
         self._note_scores(trainer)
         self._states = {"final": trainer.state()}
         self._load("final")
@@ -431,57 +424,6 @@ class CNNClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, BaseEst
         other._load(which)
         return other
 
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Parameters, with those of the phases as ``phases__<name>__<parameter>``.
-
-        Parameters
-        ----------
-        deep : bool, default=True
-            Whether to give the parameters of phases and augmentation too.
-
-        Returns
-        -------
-        parameters : dict
-        """
-        parameters: dict[str, Any] = super().get_params(deep=deep)
-        if deep and are_phases(self._phases()):
-            for name, phase in self._phases():
-                parameters[f"phases__{name}"] = phase
-                for key, value in phase.get_params(deep=False).items():
-                    parameters[f"phases__{name}__{key}"] = value
-        return parameters
-
-    def set_params(self, **params: Any) -> Self:
-        """Set parameters, also ``phases__<name>__<parameter>``.
-
-        Parameters
-        ----------
-        **params : dict
-            Parameters.
-
-        Returns
-        -------
-        self : CNNClassifier
-        """
-        if any(key.startswith("augment__") for key in params):
-            augment = as_augmentation(params.get("augment", self.augment))
-            params = {**params, "augment": Augmentation() if augment is None else augment}
-        of_phases = {key: params.pop(key) for key in list(params) if key.startswith("phases__")}
-        super().set_params(**params)
-        if not of_phases:
-            return self
-        phases = {name: copy.copy(phase) for name, phase in self._phases()}
-        for key, value in sorted(of_phases.items(), key=lambda item: item[0].count("__")):
-            _, name, *rest = key.split("__", 2)
-            if name not in phases:
-                raise ParameterError(f"{key}: there is no phase {name!r} among {list(phases)}")
-            if rest:
-                phases[name].set_params(**{rest[0]: value})
-            else:
-                phases[name] = value
-        self.phases = list(phases.items())
-        return self
-
     @property
     def net_(self) -> Any:
         """The trained skorch net."""
@@ -493,16 +435,6 @@ class CNNClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, BaseEst
         """The trained network, for other estimators."""
         check_is_fitted(self)
         return self._built().backbone
-
-    @property
-    def _is_scratch(self) -> bool:
-        return self.weights is None
-
-    def _phases(self) -> list[tuple[str, Phase]]:
-        if self.phases is not None:
-            return list(self.phases) if are_phases(self.phases) else self.phases  # type: ignore[return-value]
-        default = _SCRATCH if self._is_scratch else _TRANSFER
-        return [(name, copy.copy(phase)) for name, phase in default]
 
     def _prepare(self, X: Any, y: Any, sample_weight: Any = None) -> tuple[Trainer, Labelled]:
         """A trainer of a new network on the training part, and all pictures to learn from."""
@@ -524,29 +456,15 @@ class CNNClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, BaseEst
             )
         seed = self._draw_seed()
         pixels = self._begin(train, seed, valid)
-        return self._trainer(train, valid, seed, pixels), everything
+        trainer = make_trainer(self, self._built(), train, valid, seed, pixels=pixels)
+        return trainer, everything
 
     def _read_labels(
         self, images: ImageCollection, y: Any, *, reset: bool
     ) -> npt.NDArray[np.int64]:
-        if y is None:
-            raise ValueError(
-                f"{type(self).__name__} requires y to be passed, but the target y is None"
-            )
-        y = column_or_1d(y, warn=True)
-        check_consistent_length(images, y)
-        check_classification_targets(y)
-        if reset:
-            self.classes_ = np.unique(y)
-            if len(self.classes_) < 2:
-                raise ValueError(
-                    f"{type(self).__name__} needs at least 2 classes; y has one class, "
-                    f"{self.classes_[0]!r}"
-                )
-        unknown = sorted(set(np.unique(y).tolist()) - set(self.classes_.tolist()), key=str)
-        if unknown:
-            raise ValueError(f"y has labels that are not among the classes: {unknown}")
-        numbers: npt.NDArray[np.int64] = np.searchsorted(self.classes_, y).astype(np.int64)
+        """Numbers of the classes, which are those of `y` itself if `reset`."""
+        known = None if reset else self.classes_
+        self.classes_, numbers = classes_of(y, len(images), known, type(self).__name__)
         return numbers
 
     def _labelled(
@@ -594,7 +512,7 @@ class CNNClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, BaseEst
         self._seed, self._statistics = seed, None
         self._described_network = {name: getattr(self, name) for name in _OF_THE_NETWORK}
         self.__dict__.pop("_made", None)
-        if self.normalize == "weights" or (self.normalize == "auto" and not self._is_scratch):
+        if self.normalize == "weights" or (self.normalize == "auto" and self.weights is not None):
             return []
         seen = preprocessing_of(self)
         parts = [train] if valid is None else [train, valid]
@@ -634,90 +552,6 @@ class CNNClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, BaseEst
         if state is not None:
             self._built().load(state)
 
-    def _trainer(
-        self,
-        train: Labelled,
-        valid: Labelled | None,
-        seed: int,
-        pixels: Sequence[Pixels] = (),
-        epochs: Sequence[int] | None = None,
-    ) -> Trainer:
-        """A trainer of the network; `epochs` are those of each phase, if not all of them."""
-        built = self._built()
-        team = Team.launched() if self.device == "accelerate" else Team()
-        least = 2 * team.size if team.size > 1 or self._learns_statistics(built) else 1
-        if min(self.batch_size, len(train.labels)) < least:
-            raise ParameterError(
-                f"batch_size, and the number of training pictures, must be at least {least}: in "
-                f"each of {team.size} processes, batch normalisation needs two pictures; got "
-                f"{self.batch_size} and {len(train.labels)}"
-            )
-        settings = Settings(
-            batch_size=self.batch_size,
-            augmentation=as_augmentation(self.augment),
-            augment_copies=self.augment_copies,
-            mixup=self.mixup,
-            cutmix=self.cutmix,
-            mix_off_epoch=self.mix_off_epoch,
-            label_smoothing=self.label_smoothing,
-            l1=self.l1,
-            l2=self.l2,
-            stopping=as_stopping(self.early_stopping),
-            device=resolve_device(self.device),
-            bf16=self.precision == "bf16",
-            n_threads=self._n_threads(),
-            image_size=self._described_network["image_size"],
-            cache_bytes=self.cache_bytes,
-            seed=seed,
-            progress=bool(self.verbose) and team.is_first,
-            team=team,
-        )
-        checkpoint = None
-        if self.checkpoint_dir is not None:
-            described = {**self._described(train, valid, seed), "epochs": epochs}
-            checkpoint = Checkpoint(self.checkpoint_dir, described)
-        return Trainer(
-            built.net,
-            built.preprocessing,
-            train,
-            valid,
-            settings,
-            stored=built.stored,
-            is_pretrained=not self._is_scratch,
-            has_learnt=built.has_learnt,
-            pixels=pixels,
-            checkpoint=checkpoint,
-        )
-
-    def _learns_statistics(self, built: Built) -> bool:
-        """Whether batch normalisation uses the statistics of the batch in some phase."""
-        may = self._is_scratch or self.batch_norm
-        may = may or any(phase.batch_norm == "train" for _, phase in self._phases())
-        return may and any(
-            isinstance(module, nn.modules.batchnorm._BatchNorm) for module in built.module.modules()
-        )
-
-    def _described(self, train: Labelled, valid: Labelled | None, seed: int) -> dict[str, Any]:
-        """Everything that decides the result of a fit."""
-        ignored = {
-            "backbone", "callbacks", "checkpoint_dir", "device", "n_jobs", "phases", "random_state",
-            "store", "validation", "verbose",
-        }  # fmt: skip
-        parts = [part for part in (train, valid) if part is not None]
-        known = resolve_store(self.store) or resolve_store("memory")
-        assert known is not None
-        return {
-            **{k: v for k, v in self.get_params(deep=False).items() if k not in ignored},
-            "phases": [(name, phase.get_params(deep=False)) for name, phase in self._phases()],
-            "digest": self._built().spec.digest,
-            "classes": self.classes_.tolist(),
-            "labels": [part.labels.tolist() for part in parts],
-            "weights": [None if p.weights is None else p.weights.tolist() for p in parts],
-            "pictures": [picture_digests(part.images, known) for part in parts],
-            "seed": seed,
-            "statistics": self._statistics,
-        }
-
     def _refit(
         self, everything: Labelled, trainer: Trainer, phases: list[tuple[str, Phase]]
     ) -> Any:
@@ -732,8 +566,11 @@ class CNNClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, BaseEst
             for i, (name, _) in enumerate(phases)
         ]  # fmt: skip
         seed = trainer.settings.seed
-        again = self._trainer(everything, None, seed, self._begin(everything, seed), epochs)
-        _without_validation(again.net)
+        pixels = self._begin(everything, seed)
+        again = make_trainer(
+            self, self._built(), everything, None, seed, pixels=pixels, epochs=epochs
+        )
+        without_validation(again.net)
         again.run(phases, epochs)
         return again.state()
 
@@ -774,15 +611,6 @@ class CNNClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, BaseEst
 
     def __sklearn_is_fitted__(self) -> bool:
         return bool(getattr(self, "_states", None))
-
-
-def _without_validation(net: Any) -> None:
-    """Let callbacks rest that watch what only validation pictures tell."""
-    net.callbacks_ = [
-        (name, callback)
-        for name, callback in net.callbacks_
-        if not str(getattr(callback, "monitor", "")).startswith("valid_")
-    ]
 
 
 # What is built again from the rest.

@@ -1,4 +1,4 @@
-"""Training and validation part of labelled pictures, and their weights."""
+"""Classes of labelled pictures, their weights, and a training and a validation part."""
 
 from __future__ import annotations
 
@@ -9,13 +9,51 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from sklearn.model_selection import train_test_split
-from sklearn.utils import check_random_state, compute_class_weight
-from sklearn.utils.validation import _check_sample_weight
+from sklearn.utils import check_consistent_length, check_random_state, compute_class_weight
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, column_or_1d
 
 from sktl.exceptions import ParameterError
-from sktl.training._trainer import Labelled
+from sktl.training._settings import Labelled
 
-__all__ = ["sample_weights", "split"]
+__all__ = ["classes_of", "sample_weights", "split"]
+
+
+def classes_of(
+    y: Any, n_images: int, known: npt.NDArray[Any] | None, owner: str
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+    """Classes, and the number of that of each picture.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_images,)
+        Labels of any type.
+    n_images : int
+    known : ndarray of shape (n_classes,) or None
+        The classes, if they are not those of `y`.
+    owner : str
+        Name of the estimator, for errors.
+
+    Returns
+    -------
+    classes : ndarray of shape (n_classes,)
+        Sorted.
+    numbers : ndarray of shape (n_images,), int64
+    """
+    if y is None:
+        raise ValueError(f"{owner} requires y to be passed, but the target y is None")
+    y = column_or_1d(y, warn=True)
+    check_consistent_length(np.empty((n_images, 0)), y)
+    check_classification_targets(y)
+    classes: npt.NDArray[Any] = np.unique(y) if known is None else known
+    if len(classes) < 2:
+        raise ValueError(
+            f"{owner} needs at least 2 classes; y has one class, {classes.tolist()[0]!r}"
+        )
+    unknown = sorted(set(np.unique(y).tolist()) - set(classes.tolist()), key=str)
+    if unknown:
+        raise ValueError(f"y has labels that are not among the classes: {unknown}")
+    return classes, np.searchsorted(classes, y).astype(np.int64)
 
 
 def sample_weights(

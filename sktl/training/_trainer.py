@@ -7,106 +7,29 @@ import itertools
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
 from sktl.backbones import Preprocessing
-from sktl.engine import Network, Recipe, compute_features
-from sktl.exceptions import DivergenceError, ImageDecodeError
-from sktl.images import ImageCollection
-from sktl.training._augmentation import Augmentation
+from sktl.engine import Network
+from sktl.exceptions import DivergenceError
 from sktl.training._checkpoint import Checkpoint
-from sktl.training._data import Activations, Batches, Pixels, fill_together, fits_on_disk
+from sktl.training._data import Batches, Pixels
+from sktl.training._history import as_rows, put_back
 from sktl.training._net import BatchWork, Parts, StopPhase, TransferSkorchNet
-from sktl.training._network import Cut, TransferNet
+from sktl.training._network import TransferNet
 from sktl.training._phase import Phase, Schedule
-from sktl.training._stopping import Patience, PrecheltUP
-from sktl.training._team import Team
+from sktl.training._settings import Labelled, Settings
+from sktl.training._sources import Source, Sources
 
-__all__ = ["Labelled", "Settings", "Trainer", "remember"]
+__all__ = ["Trainer"]
 
 # With mixing, at most this many training pictures are looked at unmixed after an epoch.
 _MOST_LOOKED_AT = 1000
-# What skorch records for itself.
-_NOT_SHOWN = {
-    "batches",
-    "dur",
-    *(f"{part}_{what}" for part in ("train", "valid") for what in ("batch_count", "loss_best")),
-}
-# How much larger pictures are made for random crops where the weights say nothing of a border:
-# 256 for 224, the usual ratio.
-_WITH_BORDER = 8 / 7
-# Pictures on which a cut of the network is tried.
-_N_TRIED = 2
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """Pictures with labels.
-
-    Attributes
-    ----------
-    images : ImageCollection of length n
-    labels : ndarray of shape (n,), int64
-        Numbers of the classes.
-    weights : ndarray of shape (n,), float32, or None
-    positions : ndarray of shape (n,), int, or None
-        Which pictures of those that the user gave; None for all.
-    n_all : int or None
-        How many those are.
-    """
-
-    images: ImageCollection
-    labels: npt.NDArray[np.int64]
-    weights: npt.NDArray[np.float32] | None = None
-    positions: npt.NDArray[np.intp] | None = None
-    n_all: int | None = None
-
-    def number(self, i: int) -> int:
-        """Position of a picture among those that the user gave."""
-        return i if self.positions is None else int(self.positions[i])
-
-    def pixels(self, preprocessing: Preprocessing, n_threads: int, cache_bytes: int) -> Pixels:
-        """The pictures as a network sees them."""
-        return Pixels(
-            self.images,
-            preprocessing,
-            n_threads,
-            cache_bytes,
-            number=self.number,
-            n_all=self.n_all,
-        )
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a network is trained, whatever the phase; as the parameters of `CNNClassifier`."""
-
-    batch_size: int = 32
-    augmentation: Augmentation | None = None
-    augment_copies: int | None = None
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    mix_off_epoch: int | None = None
-    label_smoothing: float = 0.0
-    l1: float = 0.0
-    l2: float = 0.0
-    stopping: Patience | PrecheltUP | None = None
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    bf16: bool = False
-    n_threads: int = 1
-    image_size: int | None = None
-    cache_bytes: int = 8_000_000_000
-    top_k: int = 5
-    seed: int = 0
-    progress: bool = False
-    team: Team = field(default_factory=Team)
 
 
 class Trainer:
@@ -154,9 +77,8 @@ class Trainer:
         pixels: Sequence[Pixels] = (),
         checkpoint: Checkpoint | None = None,
     ) -> None:
-        self.net, self.preprocessing, self.settings = net, preprocessing, settings
-        self.train, self.valid = train, valid
-        self.stored, self.is_pretrained, self.checkpoint = stored, is_pretrained, checkpoint
+        self.net, self.settings, self.train, self.valid = net, settings, train, valid
+        self.is_pretrained, self.checkpoint = is_pretrained, checkpoint
         module: Any = net.module_
         self.module: TransferNet = getattr(module, "_orig_mod", module)
         self.n_classes = int(self.module.head[-1].out_features)
@@ -171,9 +93,16 @@ class Trainer:
         self.team = net.team = settings.team
         self.best: dict[str, Any] | None = None
         self._has_learnt = has_learnt
-        self._pixels: dict[tuple[str, int], Pixels] = {}
-        for part, decoded in zip(("train", "valid"), pixels, strict=False):
-            self._pixels[part, preprocessing.size] = decoded
+        self.sources = Sources(
+            self.module,
+            self.work,
+            preprocessing,
+            train,
+            valid,
+            settings,
+            stored=stored,
+            pixels=pixels,
+        )
 
     @property
     def n_epochs(self) -> int:
@@ -252,14 +181,14 @@ class Trainer:
                 break
         net.notify("on_train_end", X=parts, y=None)
 
-    def _begin_phase(self, phase: Phase) -> tuple[Pixels | Activations, Any]:
+    def _begin_phase(self, phase: Phase) -> tuple[Source, Source | None]:
         """Freeze, find the data of the training and validation part, and make the optimizer."""
         self.module.cut = None
         self.module.zero_grad()  # also of what learns no longer, which clipping would count
         self.module.begin(phase, is_pretrained=self.is_pretrained)
         self._begin_work(phase)
-        train, valid = self._sources(phase)
-        self._note_learning(phase)
+        train, valid = self.sources.of(phase, has_learnt=self._has_learnt)
+        self._has_learnt = self._has_learnt or bool(self.module.learning(phase.train))
         optimizer = phase.make_optimizer(self.module.groups(phase.lr_decay))
         _carry_over(getattr(self.net, "optimizer_", None), optimizer)
         for group in optimizer.param_groups:
@@ -306,8 +235,8 @@ class Trainer:
         number: int,
         name: str,
         epoch: int,
-        train: Pixels | Activations,
-        valid: Pixels | Activations | None,
+        train: Source,
+        valid: Source | None,
         schedule: Schedule,
     ) -> bool:
         """One pass over the training data and one over the validation data; False to stop."""
@@ -332,7 +261,7 @@ class Trainer:
             record("train_loss", float(np.mean(losses)) if losses else 0.0)
         self._gather(parts)
         if work.mixes:
-            record("train_loss", self._loss_unmixed(train))
+            record("train_loss", self._loss_unmixed())
         record("phase", name)
         record("epoch_in_phase", epoch + 1)
         record("lr", lr)
@@ -366,8 +295,8 @@ class Trainer:
 
     def _parts(
         self,
-        train: Pixels | Activations,
-        valid: Pixels | Activations | None,
+        train: Source,
+        valid: Source | None,
         number: int,
         epoch: int,
         after_batch: Any = None,
@@ -394,126 +323,11 @@ class Trainer:
         work.cutmix = settings.cutmix if phase.augment else 0.0
         work.clip_norm = phase.clip_norm
 
-    def _sources(self, phase: Phase) -> tuple[Pixels | Activations, Pixels | Activations | None]:
-        """The data of a phase: what is frozen is computed once, wherever pictures stay the same."""
-        settings = self.settings
-        varies = self.work.augmentation is not None and settings.augment_copies is None
-        is_mixed = self.work.mixes
-        stays = not varies and not is_mixed
-        if stays and self._may_use_store(phase):
-            return self._stored_features(self.train), self._stored_features(self.valid)
-        self._fill()
-        cut = self._cut() if stays else None
-        sources = None if cut is None else self._activations(cut)
-        if sources is not None:
-            self.module.cut = cut
-            return sources
-        return self._viewed("train"), None if self.valid is None else self._viewed("valid")
-
-    def _may_use_store(self, phase: Phase) -> bool:
-        return (
-            self.stored is not None
-            and not self._has_learnt
-            and self.work.augmentation is None
-            and not self.module.learning(phase.train)
-        )
-
-    def _stored_features(self, part: Labelled | None) -> Any:
-        """Features of the untouched trunk, from the feature store."""
-        if part is None or self.stored is None:
-            return None
-        layers, bad = compute_features(
-            part.images,
-            self.stored,
-            Recipe((self.module.layer,), self.module.pooling, self.settings.image_size),
-            self.stored.store,
-            device=self.settings.device,
-            progress=self.settings.progress,
-        )
-        if bad:
-            raise ImageDecodeError(
-                [replace(failure, index=part.number(failure.index)) for failure in bad],
-                part.n_all or len(part.images),
-            )
-        self.module.cut = Cut(self.module.trunk, torch.nn.Identity(), layers[0].shape[1:])
-        return Activations(layers[0][None])
-
-    def _cut(self) -> Cut | None:
-        """Where to cut the network for this phase, if what is handed on can be kept."""
-        settings = self.settings
-        tried = self._source("train", self.preprocessing).read(
-            range(min(_N_TRIED, len(self.train.labels)))
-        )
-        cut = self.module.find_cut(self.work.normalised(tried.to(settings.device)))
-        if cut is None:
-            return None
-        n = len(self.train.labels) * (settings.augment_copies or 1)
-        n += 0 if self.valid is None else len(self.valid.labels)
-        return cut if fits_on_disk((n, *cut.shape), 2, settings.cache_bytes) else None
-
-    def _activations(self, cut: Cut) -> tuple[Activations, Activations | None] | None:
-        """What the frozen part makes of the pictures; None if its numbers cannot be kept."""
-        settings, work = self.settings, self.work
-        n_copies = settings.augment_copies if work.augmentation is not None else 1
-
-        def run(x: torch.Tensor, copy: int) -> torch.Tensor:
-            x = x.to(settings.device)
-            if work.augmentation is not None and copy >= 0:
-                x = work.augmentation(x.float(), rng, work.size)
-            return cut(work.normalised(x))
-
-        rng = np.random.default_rng([settings.seed, 3])
-        try:
-            train = Activations.compute(
-                self._viewed("train"),
-                cut.shape,
-                run,
-                n_copies=n_copies or 1,
-                progress=settings.progress,
-            )
-            if self.valid is None:
-                return train, None
-            valid = Activations.compute(
-                self._viewed("valid"),
-                cut.shape,
-                lambda x, _: run(x, -1),
-                progress=settings.progress,
-            )
-        except OverflowError:
-            return None
-        return train, valid
-
-    def _fill(self) -> None:
-        """Decode the pictures."""
-        parts = ["train"] if self.valid is None else ["train", "valid"]
-        fill_together([self._viewed(part) for part in parts], progress=self.settings.progress)
-
-    def _viewed(self, part: str) -> Pixels:
-        """Pictures as they are needed: those to be cut out of at random with a border."""
-        preprocessing = self.preprocessing
-        augmentation = self.work.augmentation
-        if part == "train" and augmentation is not None and augmentation.random_crop:
-            size = preprocessing.resize
-            if size == preprocessing.size:  # there is none, as in networks made for small pictures
-                size = round(size * _WITH_BORDER)
-            preprocessing = replace(preprocessing, resize=size, size=size)
-        return self._source(part, preprocessing)
-
-    def _source(self, part: str, preprocessing: Preprocessing) -> Pixels:
-        key = part, preprocessing.size
-        if key not in self._pixels:
-            data = self.train if part == "train" else self.valid
-            assert data is not None
-            self._pixels[key] = data.pixels(
-                preprocessing, self.settings.n_threads, self.settings.cache_bytes
-            )
-        return self._pixels[key]
-
-    def _loss_unmixed(self, train: Pixels | Activations) -> float:
+    def _loss_unmixed(self) -> float:
         """Loss of training pictures as they are, in eval mode; counts what is right, too."""
         n = min(_MOST_LOOKED_AT, len(self.train.labels))
         chosen = np.random.default_rng(self.settings.seed).permutation(len(self.train.labels))[:n]
-        source = self._source("train", self.preprocessing)
+        source = self.sources.as_they_are()
         total = 0.0
         self.work.right.pop("train", None)
         for start in range(0, n, 2 * self.settings.batch_size):
@@ -552,10 +366,6 @@ class Trainer:
         rows = [row for row in self.net.history if row.get("phase") == name]
         return self.settings.stopping.stops([row["valid_loss"] for row in rows])
 
-    def _note_learning(self, phase: Phase) -> None:
-        if self.module.learning(phase.train):
-            self._has_learnt = True
-
     def state(self) -> dict[str, torch.Tensor]:
         """The tensors that training may have changed, in copies on the CPU."""
         tensors = self.module.head.state_dict(prefix="head.")
@@ -570,10 +380,6 @@ class Trainer:
     def _state(
         self, number: int, epoch: int, is_finished: bool, schedule: Schedule
     ) -> dict[str, Any]:
-        rows = [
-            {name: _plain(value) for name, value in row.items() if name != "batches"}
-            for row in self.net.history
-        ]
         return {
             "phase": number,
             "epoch": epoch,
@@ -582,7 +388,7 @@ class Trainer:
             "tensors": self.state(),
             "optimizer": self.net.optimizer_.state_dict(),
             "schedule": schedule.state_dict(),
-            "history": rows,
+            "history": as_rows(self.net),
             "best": self.best,
         }
 
@@ -591,7 +397,7 @@ class Trainer:
         self._has_learnt = state["has_learnt"]
         self.load(state["tensors"])
         self.best = state["best"]
-        _record(self.net, state["history"])
+        put_back(self.net, state["history"])
         return int(state["phase"])
 
     def _restore_optimizer(self, phase: Phase, state: dict[str, Any]) -> None:
@@ -599,38 +405,6 @@ class Trainer:
         self.module.begin(phase, is_pretrained=self.is_pretrained)
         self.net.optimizer_ = phase.make_optimizer(self.module.groups(phase.lr_decay))
         self.net.optimizer_.load_state_dict(state["optimizer"])
-
-    def history(self) -> pd.DataFrame:
-        """What was recorded, one row an epoch; what callbacks recorded comes last."""
-        frame = pd.DataFrame(
-            [{k: v for k, v in row.items() if k not in _NOT_SHOWN} for row in self.net.history]
-        )
-        k = self.work.top_k
-        first = ["phase", "epoch_in_phase", "epoch"]
-        first += [
-            f"{part}_{what}" for part in ("train", "valid") for what in ("loss", "top1", f"top{k}")
-        ]
-        first = [name for name in [*first, "lr", "seconds"] if name in frame]
-        return frame[[*first, *(name for name in frame if name not in first)]]
-
-
-def remember(net: TransferSkorchNet, history: pd.DataFrame) -> None:
-    """Put what :meth:`Trainer.history` gave back into a new net, which goes on from there.
-
-    Parameters
-    ----------
-    net : TransferSkorchNet
-    history : DataFrame
-    """
-    rows = history.to_dict("records")
-    _record(net, [{str(k): v for k, v in row.items() if not pd.isna(v)} for row in rows])
-
-
-def _record(net: TransferSkorchNet, rows: list[dict[str, Any]]) -> None:
-    for row in rows:
-        net.history.new_epoch()
-        for name, value in row.items():
-            net.history.record(name, value)
 
 
 def _carry_over(old: torch.optim.Optimizer | None, new: torch.optim.Optimizer) -> None:
@@ -641,16 +415,6 @@ def _carry_over(old: torch.optim.Optimizer | None, new: torch.optim.Optimizer) -
         for parameter in group["params"]:
             if parameter in old.state:
                 new.state[parameter] = old.state[parameter]
-
-
-def _plain(value: Any) -> Any:
-    """What a callback recorded, as what is read back without unpickling code."""
-    if isinstance(value, (np.generic, np.ndarray)):
-        return value.tolist()
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    is_safe = isinstance(value, (bool, int, float, str, torch.Tensor, type(None)))
-    return value if is_safe else str(value)
 
 
 def _shown(row: dict[str, Any]) -> dict[str, str]:

@@ -18,7 +18,7 @@ from torch import nn
 
 from sktl import CNNFeatures, FeatureStore
 from sktl.backbones import Backbone, Preprocessing, register_backbone
-from sktl.engine._runtime import Runner
+from sktl.engine._runner import Runner
 from sktl.exceptions import BadImageWarning, ImageDecodeError, ParameterError
 
 
@@ -224,7 +224,7 @@ SCRIPT = """
 import sys, time
 import numpy as np
 from sktl import CNNFeatures
-from sktl.engine._runtime import Runner
+from sktl.engine._runner import Runner
 
 forward, counts = Runner.__call__, []
 

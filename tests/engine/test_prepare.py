@@ -8,7 +8,10 @@ from torchvision.transforms import v2
 from sktl.backbones import Preprocessing
 from sktl.engine import prepare
 
-SIZES = [(640, 480), (333, 500), (57, 301), (224, 224), (20, 31), (1000, 256)]
+SIZES = [
+    *[(640, 480), (333, 500), (57, 301), (224, 224), (20, 31), (1000, 256), (300, 900)],
+    *[(231, 240), (500, 1400), (1400, 500), (4000, 3000)],
+]
 
 
 def picture(width, height):
@@ -30,8 +33,9 @@ def test_center_crop_equals_torchvision_to_the_pixel(size, interpolation, resize
     np.testing.assert_array_equal(pixels[0], np.asarray(reference(image)))
 
 
-def test_squash_equals_torchvision():
-    image = picture(300, 500)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_squash_equals_torchvision(size):
+    image = picture(*size)
     reference = v2.Compose(
         [v2.Resize((256, 256), v2.InterpolationMode.BICUBIC), v2.CenterCrop(224)]
     )

@@ -20,6 +20,7 @@ from sktl import CNNClassifier, CNNFeatures, Phase
 from sktl.backbones import Backbone, Preprocessing
 from sktl.exceptions import DivergenceError, ImageDecodeError, ParameterError
 from sktl.training import Augmentation, Patience, PrecheltUP
+from sktl.training._sources import Sources
 
 
 def pictures(n=48, seed=0):
@@ -165,10 +166,8 @@ def test_what_is_frozen_is_computed_once_and_alike(train, copies, monkeypatch):
         assert classifier(**parameters).fit(X, y).score(X, y) > 0.7
         return
     cached = classifier(**parameters).fit(X, y)
-    from sktl.training import _trainer as trainer
-
-    monkeypatch.setattr(trainer.Trainer, "_may_use_store", lambda self, phase: False)
-    monkeypatch.setattr(trainer.Trainer, "_cut", lambda self: None)
+    monkeypatch.setattr(Sources, "_is_stored", lambda self, phase: False)
+    monkeypatch.setattr(Sources, "_cut", lambda self: None)
     plain = classifier(**parameters).fit(X, y)
     np.testing.assert_allclose(cached.predict_proba(X), plain.predict_proba(X), atol=2e-3)
     columns = ["train_loss", "valid_loss"]
@@ -473,7 +472,7 @@ def test_head_phases_forward_nothing_that_is_stored(tmp_path, monkeypatch):
     store = tmp_path / "store"
     features = CNNFeatures(image_size=64, layer="penultimate", store=store).fit_transform(X)
     assert features.shape == (48, 1280)
-    from sktl.engine._runtime import Runner
+    from sktl.engine._runner import Runner
 
     monkeypatch.setattr(Runner, "__call__", lambda *a: pytest.fail("forwarded again"))
     phases = [("h", Phase("head", 5))]

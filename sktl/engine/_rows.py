@@ -1,0 +1,152 @@
+"""Rows of features in the database: read, written, checked, and deleted when there are too many."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sktl.engine._database import among, checksum, chunks, description_of, is_intact
+
+__all__ = ["Described", "file_bytes", "read_rows", "verify_rows", "write_rows"]
+
+Described = tuple[bytes, str, str, str]
+"""Of a layer: its key, the name of the network, its description as JSON, and the dtype."""
+
+# Seconds after which a row that is used again is noted as used, while there is room for all.
+_TOUCH_S = 3600.0
+# Part of its limit beyond which a store notes each use, as rows may soon have to go.
+_NEARLY_FULL = 0.25
+
+
+def read_rows(
+    db: sqlite3.Connection,
+    key: bytes,
+    pictures: Sequence[bytes | None],
+    rows: npt.NDArray[np.float32] | None,
+    max_bytes: float,
+) -> npt.NDArray[np.bool_]:
+    """Write the rows of a layer into `rows`, if given; tell which were there.
+
+    Their use is noted, and damaged ones are deleted. See :meth:`sktl.FeatureStore.fill`.
+    """
+    found = np.zeros(len(pictures), dtype=bool)
+    layer = db.execute("SELECT id, dtype FROM layers WHERE key = ?", [key]).fetchone()
+    if layer is None:
+        return found
+    number, dtype = layer
+    places = {picture: i for i, picture in enumerate(pictures) if picture is not None}
+    columns = "picture, used, id" + ("" if rows is None else ", crc, row")
+    touch_after = 0.0 if _used_bytes(db) > _NEARLY_FULL * max_bytes else _TOUCH_S
+    now, stale, damaged = time.time(), [], []
+    for chunk in chunks(list(places)):
+        for picture, used, row_id, *content in db.execute(
+            f"SELECT {columns} FROM features WHERE layer = ? AND picture {among(chunk)}",
+            [number, *chunk],
+        ):
+            place = places.get(picture)
+            if place is None:
+                continue
+            if rows is not None:
+                crc, row = content
+                if not is_intact(row, crc):
+                    damaged.append((row_id,))
+                    continue
+                rows[place] = np.frombuffer(row, dtype).reshape(rows.shape[1:])
+            found[place] = True
+            if now - used > touch_after:
+                stale.append((now, row_id))
+    with db:
+        db.execute("UPDATE layers SET hits = hits + ? WHERE id = ?", [int(found.sum()), number])
+        db.executemany("UPDATE features SET used = ? WHERE id = ?", stale)
+        db.executemany("DELETE FROM features WHERE id = ?", damaged)
+    return found
+
+
+def write_rows(
+    db: sqlite3.Connection,
+    layer: Described,
+    pictures: Sequence[bytes | None],
+    values: npt.NDArray[Any],
+    max_bytes: float,
+) -> int:
+    """Commit rows of a layer; count the new ones. Those not used for longest make room for them."""
+    now = time.time()
+    with db:
+        db.execute(
+            "INSERT OR IGNORE INTO layers (key, backbone, description, dtype, shape) "
+            "VALUES (?, ?, ?, ?, ?)",
+            [*layer, json.dumps(values.shape[1:])],
+        )
+        (number,) = db.execute("SELECT id FROM layers WHERE key = ?", layer[:1]).fetchone()
+        before = db.total_changes
+        db.executemany(
+            "INSERT OR IGNORE INTO features (layer, picture, row, crc, used) "
+            "VALUES (?, ?, ?, ?, ?)",
+            [
+                (number, picture, row.data, checksum(row), now)
+                for picture, row in zip(pictures, values, strict=True)
+                if picture is not None
+            ],
+        )
+        new = db.total_changes - before
+    _evict(db, max_bytes)
+    return new
+
+
+def _evict(db: sqlite3.Connection, max_bytes: float) -> None:
+    """Delete the rows not used for longest until a tenth of the limit is free again."""
+    if _used_bytes(db) <= max_bytes:
+        return
+    while _used_bytes(db) > max_bytes:
+        (n,) = db.execute("SELECT COUNT(*) FROM features").fetchone()
+        if n == 0:
+            break
+        with db:
+            db.execute(
+                "DELETE FROM features WHERE id IN "
+                "(SELECT id FROM features ORDER BY used, id LIMIT ?)",
+                [max(1, n // 10)],
+            )
+    db.execute("PRAGMA incremental_vacuum").fetchall()
+    db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+
+def file_bytes(db: sqlite3.Connection) -> int:
+    """Size of the whole file."""
+    return _pragma(db, "page_size") * _pragma(db, "page_count")
+
+
+def _used_bytes(db: sqlite3.Connection) -> int:
+    """Size of what is in it."""
+    return file_bytes(db) - _pragma(db, "page_size") * _pragma(db, "freelist_count")
+
+
+def _pragma(db: sqlite3.Connection, name: str) -> int:
+    (number,) = db.execute(f"PRAGMA {name}").fetchone()
+    return int(number)
+
+
+def verify_rows(db: sqlite3.Connection) -> tuple[list[tuple[Any, ...]], list[str]]:
+    """Delete damaged rows; tell (backbone, layer, rows, damaged), and what SQLite finds."""
+    records = []
+    for number, backbone, description in db.execute(
+        "SELECT id, backbone, description FROM layers ORDER BY id"
+    ).fetchall():
+        rows, damaged = 0, []
+        for row_id, row, crc in db.execute(
+            "SELECT id, row, crc FROM features WHERE layer = ?", [number]
+        ):
+            rows += 1
+            if not is_intact(row, crc):
+                damaged.append((row_id,))
+        with db:
+            db.executemany("DELETE FROM features WHERE id = ?", damaged)
+        records.append((backbone, description_of(description).get("layer"), rows, len(damaged)))
+    findings = [row[0] for row in db.execute("PRAGMA integrity_check")]
+    return records, [line for line in findings if line != "ok"]

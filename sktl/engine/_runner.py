@@ -1,0 +1,170 @@
+"""Programs that run a network: pixels of some pictures in, pooled layers out. PyTorch's own."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+import warnings
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from sktl.engine._fuse import fuse
+from sktl.exceptions import BatchSizeWarning
+from sktl.nn.pooling import pool
+
+if TYPE_CHECKING:
+    from sktl.backbones import Backbone, Preprocessing
+    from sktl.engine._recipe import Recipe
+
+__all__ = ["CompiledRunner", "Pixels", "Runner", "TorchRunner"]
+
+Array = npt.NDArray[np.float32]
+Pixels = npt.NDArray[np.uint8] | torch.Tensor
+
+
+class Runner:
+    """Pixels of a batch to its pooled layers. Several threads can call it at once."""
+
+    def __init__(self, backbone: Backbone, recipe: Recipe, device: torch.device, step: int) -> None:
+        self.recipe, self.device, self.step = recipe, device, step
+        self._lock, self._has_halved = threading.Lock(), False
+        self.most = math.inf  # pictures; for more, another runner would be worth making
+        self.preprocessing: Preprocessing = backbone.preprocessing.at_size(recipe.image_size)
+        mean = torch.tensor(self.preprocessing.mean, device=device).view(1, 3, 1, 1)
+        std = torch.tensor(self.preprocessing.std, device=device).view(1, 3, 1, 1)
+        self.mean, self.std = mean, std
+        # (x / 255 - mean) / std in one step
+        self.scale, self.shift = 1 / (255 * std), -mean / std
+
+    def __call__(self, pixels: Pixels) -> list[Array]:
+        """(n, n_crops, H, W, 3) uint8 to one (n, ...) float32 array a layer."""
+        return self.fetch(self.launch(pixels))
+
+    def launch(self, pixels: Pixels) -> list[list[torch.Tensor]]:
+        """Begin, without waiting for a device to finish: layers of each step, on the device."""
+        parts: list[list[torch.Tensor]] = []
+        done = 0
+        while done < len(pixels):
+            some = pixels[done : done + max(1, self.step // pixels.shape[1])]
+            try:
+                with torch.inference_mode():
+                    parts.append(self._pooled(some))
+                done += len(some)
+                continue
+            except torch.OutOfMemoryError:
+                if len(some) == 1:
+                    raise
+            # Only here, behind the error, is what the attempt had in memory let go of.
+            self._halve(len(some) * pixels.shape[1])
+        return parts
+
+    def fetch(self, parts: list[list[torch.Tensor]]) -> list[Array]:
+        """What was launched, as one array a layer."""
+        return [
+            np.concatenate([t.cpu().numpy() for t in tensors])
+            for tensors in zip(*parts, strict=True)
+        ]
+
+    def settle(self) -> None:
+        """Find out what is fastest. Other threads can call the runner meanwhile."""
+
+    def _run(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """(n, 3, H, W) normalised pictures to maps."""
+        raise NotImplementedError
+
+    def _pooled(self, pixels: Pixels) -> list[torch.Tensor]:
+        n, crops = pixels.shape[:2]
+        results = []
+        for maps in self._run(self._normalised(pixels)):
+            values = pool(maps.float(), self.recipe.pooling)
+            # (n * k, ...) -> (n, k, ...), then the mean over the crops
+            results.append(values.reshape(n, crops, *values.shape[1:]).mean(1))
+        return results
+
+    def _normalised(self, pixels: Pixels) -> torch.Tensor:
+        x = torch.as_tensor(pixels).flatten(0, 1)  # (n, k, H, W, 3) -> (nk, H, W, 3)
+        if self.device.type == "cuda" and not x.is_cuda:
+            x = x.pin_memory().to(self.device, non_blocking=True)
+        else:
+            x = x.to(self.device)
+        x = x.permute(0, 3, 1, 2)  # (nk, H, W, 3) -> (nk, 3, H, W), channels-last in memory
+        if self.recipe.precision == "exact":
+            return (x.contiguous().float() / 255 - self.mean) / self.std
+        return torch.addcmul(self.shift, x.float(), self.scale)
+
+    def _halve(self, n: int) -> None:
+        with self._lock:
+            is_first, self._has_halved = not self._has_halved, True
+        if is_first:
+            warnings.warn(
+                f"{n} pictures at once do not fit into the memory of {self.device}; going on with "
+                f"{n // 2}, or fewer. Pass a smaller batch_size to avoid the attempt",
+                BatchSizeWarning,
+                stacklevel=2,
+            )
+        self.step = n // 2
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+class TorchRunner(Runner):
+    """PyTorch itself."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        recipe: Recipe,
+        device: torch.device,
+        step: int,
+        *,
+        is_worth_fusing: bool,
+    ) -> None:
+        super().__init__(backbone, recipe, device, step)
+        exact = recipe.precision == "exact"
+        self.network = backbone.feature_network(
+            recipe.layers, device=device, channels_last=not exact
+        )
+        self.n_bytes = sum(p.nbytes for p in self.network.parameters())
+        self.dtype = next((p.dtype for p in self.network.parameters()), torch.float32)
+        if recipe.precision == "auto" and is_worth_fusing:
+            fuse(self.network, self.preprocessing.size)
+
+    def _run(self, x: torch.Tensor) -> list[torch.Tensor]:
+        with self._arithmetic():
+            maps: list[torch.Tensor] = self.network(x.to(self.dtype))
+        return maps
+
+    def _arithmetic(self) -> contextlib.AbstractContextManager[Any]:
+        if self.recipe.precision == "bf16":
+            return torch.autocast(self.device.type, torch.bfloat16)
+        if self.recipe.precision == "exact" and self.device.type == "cuda":
+            # Convolutions in full float32; the default is TF32.
+            flags = torch.backends.cudnn.flags
+            return cast(
+                "contextlib.AbstractContextManager[Any]",
+                flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=False),
+            )
+        return contextlib.nullcontext()
+
+
+class CompiledRunner(TorchRunner):
+    """What torch.compile makes of the network, for batches of one size."""
+
+    def __init__(self, backbone: Backbone, recipe: Recipe, device: torch.device, step: int) -> None:
+        super().__init__(backbone, recipe, device, step, is_worth_fusing=False)
+        self.network.replica.compile(dynamic=False)
+        self._largest, self._compiling = 0, threading.Lock()
+
+    def _run(self, x: torch.Tensor) -> list[torch.Tensor]:
+        n = len(x)
+        with self._compiling:
+            if n > self._largest:
+                self._largest = n
+                return super()._run(x)
+        if n < self._largest:
+            x = torch.cat([x, x[:1].expand(self._largest - n, -1, -1, -1)])
+        return [maps[:n] for maps in super()._run(x)]
