@@ -3,7 +3,8 @@ How far the faster modes are from the exact one.
 
 For each precision and runtime: relative L2 distance of the features of a picture to those of
 ``precision="exact"``, the median and the largest, and how many first guesses of the network's own
-head change::
+head change; for pictures in sub-folders of their classes also the accuracy of a logistic regression
+in five folds, in per cent::
 
     python benchmarks/precision.py path/to/folder
 """
@@ -13,6 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from sktl import CNNFeatures, load_backbone
 
@@ -41,18 +46,26 @@ def main():
     def guesses(rows):
         return (rows @ weight.T + bias).argmax(axis=1)
 
+    labels = [path.parent.name for path in paths]
+
+    def accuracy(rows):
+        if len(set(labels)) < 2:
+            return np.nan
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
+        folds = StratifiedKFold(5, shuffle=True, random_state=0)
+        return 100 * cross_val_score(model, rows, labels, cv=folds).mean()
+
     exact = features("exact", "torch")
     records = []
-    for precision, runtime in MODES:
-        rows = features(precision, runtime)
+    for precision, runtime in [("exact", "torch"), *MODES]:
+        rows = exact if precision == "exact" else features(precision, runtime)
         distance = np.linalg.norm(rows - exact, axis=1) / np.linalg.norm(exact, axis=1)
         flips = int((guesses(rows) != guesses(exact)).sum())
-        records.append((precision, runtime, np.median(distance), distance.max(), flips))
-    columns = ["precision", "runtime", "median", "largest", "flips"]
+        distances = [f"{number:.1e}" for number in (np.median(distance), distance.max())]
+        records.append((precision, runtime, *distances, flips, round(accuracy(rows), 2)))
+    columns = ["precision", "runtime", "median", "largest", "flips", "accuracy"]
     print(f"{BACKBONE}, {len(paths)} pictures")
-    print(
-        pd.DataFrame(records, columns=columns).to_string(index=False, float_format="{:.1e}".format)
-    )
+    print(pd.DataFrame(records, columns=columns).to_string(index=False, na_rep="-"))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import importlib.util
 import math
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -49,8 +49,16 @@ _PER_BYTE = 2e-7
 # Seconds.
 _LONG = 0.5
 
-# What the runner used last is for, and the runner.
-_last: tuple[Any, Runner] | None = None
+
+class _Last(NamedTuple):
+    """The runner used last, what it is for, and how many pictures it has had."""
+
+    purpose: Any
+    runner: Runner
+    n_images: int
+
+
+_last: _Last | None = None
 _last_lock = threading.Lock()
 
 
@@ -66,8 +74,9 @@ def ready_runner(
     """The runner used last where it serves again, else one from :func:`make_runner`.
 
     Getting a network ready costs as much as some dozen pictures: too much for each shard of a
-    worker, and for each of many calls with a few pictures. Only networks that are known by their
-    name are remembered, as the tensors of others can change.
+    worker, and for each of many calls with a few pictures. They are counted together: who has had
+    so many is likely to get as many again. Only networks that are known by their name are
+    remembered, as the tensors of others can change.
     """
     global _last
     if network.alias is None:
@@ -76,13 +85,17 @@ def ready_runner(
         return make_runner(network.load(), recipe, device, runtime, n_images=n_images, step=step)
     purpose = (network.alias, recipe, str(device), runtime, step)
     with _last_lock:
-        if _last is None or _last[0] != purpose or n_images > _last[1].most:
+        if _last is not None and _last.purpose == purpose:
+            n_images += _last.n_images
+        if _last is None or _last.purpose != purpose or n_images > _last.runner.most:
             _last = None  # its memory is let go of before the next one is made
             runner = make_runner(
                 network.load(), recipe, device, runtime, n_images=n_images, step=step
             )
-            _last = (purpose, runner)
-        return _last[1]
+        else:
+            runner = _last.runner
+        _last = _Last(purpose, runner, n_images)
+        return runner
 
 
 def make_runner(

@@ -349,8 +349,13 @@ def test_a_named_network_is_made_ready_once(monkeypatch):
     several = np.concatenate([features.transform(pictures(40)[i : i + 8]) for i in range(0, 40, 8)])
     assert len(made) == 1
     np.testing.assert_allclose(several, one, rtol=1e-4, atol=1e-5)
+    monkeypatch.setattr(_runtime._last.runner, "most", 87)
+    features.transform(pictures(7))
+    assert len(made) == 1
+    features.transform(pictures(1))
+    assert len(made) == 2, "80, 7 and 1 pictures are more than 87"
     features.set_params(precision="exact").transform(pictures(2))
-    assert len(made) == 2  # another recipe
+    assert len(made) == 3  # another recipe
     CNNFeatures(small(), store=None).transform(pictures(2))
     CNNFeatures(small(), store=None).transform(pictures(2))
-    assert len(made) == 4  # the tensors of a network of one's own can change
+    assert len(made) == 5  # the tensors of a network of one's own can change
