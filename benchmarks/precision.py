@@ -49,7 +49,8 @@ def main():
     labels = [path.parent.name for path in paths]
 
     def accuracy(rows):
-        if len(set(labels)) < 2:
+        counts = np.unique(labels, return_counts=True)[1]
+        if len(counts) < 2 or counts.min() < 5:
             return np.nan
         model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
         folds = StratifiedKFold(5, shuffle=True, random_state=0)

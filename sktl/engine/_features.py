@@ -34,7 +34,7 @@ __all__ = ["compute_features"]
 Array = npt.NDArray[np.float32]
 
 # Changes whenever the same recipe starts to give other numbers, so that stored ones are not used.
-_GENERATION = 1
+_GENERATIONS = {"auto": 1, "exact": 1, "bf16": 2}
 # How long to wait for other processes before looking again.
 _POLL_S = 0.05
 # How long to wait without seeing them get on: longer than a batch takes, shorter than patience.
@@ -247,7 +247,7 @@ def _stored_layer(
     """The name under which the rows of a layer are stored."""
     spec = network.spec
     described = {
-        "generation": _GENERATION,
+        "generation": _GENERATIONS[recipe.precision],
         "network": network.fingerprint(layer),
         "preprocessing": asdict(spec.preprocessing),
         "background": images.background,

@@ -29,16 +29,16 @@ def read_rows(
     key: bytes,
     pictures: Sequence[bytes | None],
     rows: npt.NDArray[np.float32] | None,
+    found: npt.NDArray[np.bool_],
     max_bytes: float,
-) -> npt.NDArray[np.bool_]:
-    """Write the rows of a layer into `rows`, if given; tell which were there.
+) -> None:
+    """Write the rows of a layer into `rows`, if given, and into `found` which were there.
 
-    Their use is noted, and damaged ones are deleted. See :meth:`sktl.FeatureStore.fill`.
+    At last their use is noted, and damaged ones are deleted. See :meth:`sktl.FeatureStore.fill`.
     """
-    found = np.zeros(len(pictures), dtype=bool)
     layer = db.execute("SELECT id, dtype FROM layers WHERE key = ?", [key]).fetchone()
     if layer is None:
-        return found
+        return
     number, dtype = layer
     places = {picture: i for i, picture in enumerate(pictures) if picture is not None}
     columns = "picture, used, id" + ("" if rows is None else ", crc, row")
@@ -65,7 +65,6 @@ def read_rows(
         db.execute("UPDATE layers SET hits = hits + ? WHERE id = ?", [int(found.sum()), number])
         db.executemany("UPDATE features SET used = ? WHERE id = ?", stale)
         db.executemany("DELETE FROM features WHERE id = ?", damaged)
-    return found
 
 
 def write_rows(

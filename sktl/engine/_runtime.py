@@ -7,12 +7,13 @@ import importlib.util
 import math
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
 from sktl.engine._exported import EXPORTED, Export, exported
+from sktl.engine._prepare import n_crops
 from sktl.engine._runner import CompiledRunner, Runner, TorchRunner
 from sktl.exceptions import ParameterError
 from sktl.utils._optional import import_optional
@@ -40,25 +41,18 @@ _PRECISIONS = {
 }
 # Finding what can be fused costs as much as a few pictures.
 _WORTH_FUSING = 32
-# Finding out how long a few pictures take costs as much as these.
+# Finding out how long a picture takes costs as much as eight of them.
 _WORTH_TIMING = 256
 # Exporting a network and timing it against PyTorch takes some seconds, more for large ones, and
-# saves a tenth or two. It is worth that for so many seconds of one core, and for each byte.
-_WORTH_EXPORTING = 30.0
-_PER_BYTE = 2e-7
+# saves a tenth or two of those that forwarding takes. From how many on it is worth it: so many,
+# and so many a byte.
+_WORTH_EXPORTING = 15.0
+_PER_BYTE = 1e-7
 # Seconds.
 _LONG = 0.5
 
-
-class _Last(NamedTuple):
-    """The runner used last, what it is for, and how many pictures it has had."""
-
-    purpose: Any
-    runner: Runner
-    n_images: int
-
-
-_last: _Last | None = None
+# What the runner used last is for, and the runner.
+_last: tuple[Any, Runner] | None = None
 _last_lock = threading.Lock()
 
 
@@ -67,35 +61,25 @@ def ready_runner(
     recipe: Recipe,
     device: torch.device,
     runtime: Runtime = "auto",
-    *,
-    n_images: int,
-    step: int,
+    **sizes: int,
 ) -> Runner:
     """The runner used last where it serves again, else one from :func:`make_runner`.
 
     Getting a network ready costs as much as some dozen pictures: too much for each shard of a
-    worker, and for each of many calls with a few pictures. They are counted together: who has had
-    so many is likely to get as many again. Only networks that are known by their name are
-    remembered, as the tensors of others can change.
+    worker, and for each of many calls with a few pictures. Only networks that are known by their
+    name are remembered, as the tensors of others can change.
     """
     global _last
     if network.alias is None:
         if recipe.precision == "bf16" and runtime == "auto":
             runtime = "torch"  # rather than an export for each call
-        return make_runner(network.load(), recipe, device, runtime, n_images=n_images, step=step)
-    purpose = (network.alias, recipe, str(device), runtime, step)
+        return make_runner(network.load(), recipe, device, runtime, **sizes)
+    purpose = (network.alias, recipe, str(device), runtime, sizes["step"])
     with _last_lock:
-        if _last is not None and _last.purpose == purpose:
-            n_images += _last.n_images
-        if _last is None or _last.purpose != purpose or n_images > _last.runner.most:
+        if _last is None or _last[0] != purpose or sizes["n_images"] > _last[1].most:
             _last = None  # its memory is let go of before the next one is made
-            runner = make_runner(
-                network.load(), recipe, device, runtime, n_images=n_images, step=step
-            )
-        else:
-            runner = _last.runner
-        _last = _Last(purpose, runner, n_images)
-        return runner
+            _last = purpose, make_runner(network.load(), recipe, device, runtime, **sizes)
+        return _last[1]
 
 
 def make_runner(
@@ -106,6 +90,7 @@ def make_runner(
     *,
     n_images: int,
     step: int,
+    n_threads: int = 1,
 ) -> Runner:
     """The runner that a runtime's name means.
 
@@ -118,7 +103,7 @@ def make_runner(
     device : torch.device
         Where to compute. ONNX Runtime and OpenVINO compute on the CPU.
     runtime : {"auto", "torch", "compile", "onnxruntime", "openvino"}, default="auto"
-        "auto" is PyTorch; on a CPU, for as many pictures as are worth it, it goes on with the
+        "auto" is PyTorch; on a CPU, for as many pictures as make it worth it, it goes on with the
         fastest of PyTorch and those of ONNX Runtime and OpenVINO that are installed once
         :meth:`Runner.settle` has found it. For bf16 on a CPU it is OpenVINO from the start, where
         that is installed.
@@ -126,6 +111,8 @@ def make_runner(
         How many pictures will be forwarded.
     step : int
         How many of their crops at once.
+    n_threads : int, default=1
+        How many threads will call it.
 
     Returns
     -------
@@ -148,7 +135,7 @@ def make_runner(
     is_worth_fusing = n_images >= _WORTH_FUSING
     runner = TorchRunner(backbone, recipe, device, step, is_worth_fusing=is_worth_fusing)
     if recipe.precision == "auto":
-        runner.most = _enough_for(runner, n_images, bool(others))
+        runner.most = _enough_for(runner, n_images, n_threads, bool(others))
         if n_images > runner.most:
             runner.most = math.inf
             with contextlib.suppress(ParameterError):
@@ -164,7 +151,7 @@ def _others(recipe: Recipe, device: torch.device) -> list[str]:
     return [name for name in able if importlib.util.find_spec(name)]
 
 
-def _enough_for(runner: TorchRunner, n_images: int, may_choose: bool) -> float:
+def _enough_for(runner: TorchRunner, n_images: int, n_threads: int, may_choose: bool) -> float:
     """For how many pictures nothing more is worth being done to PyTorch's runner."""
     if n_images < _WORTH_FUSING:
         return _WORTH_FUSING - 1
@@ -172,8 +159,9 @@ def _enough_for(runner: TorchRunner, n_images: int, may_choose: bool) -> float:
         return math.inf
     if n_images < _WORTH_TIMING:
         return _WORTH_TIMING - 1
-    seconds = min(_time_of(runner) for _ in range(2)) / runner.step
-    return max(_WORTH_TIMING - 1, (_WORTH_EXPORTING + _PER_BYTE * runner.n_bytes) / seconds)
+    seconds = min(_time_of(runner) for _ in range(2)) / runner.step * n_crops(runner.recipe.crops)
+    worth = _WORTH_EXPORTING + _PER_BYTE * runner.n_bytes
+    return max(_WORTH_TIMING - 1, worth / seconds * n_threads)
 
 
 def check_runtime(runtime: Runtime, precision: str, device: torch.device) -> None:

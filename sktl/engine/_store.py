@@ -146,11 +146,13 @@ class FeatureStore:
         -------
         found : ndarray of shape (n,), dtype bool
         """
-        return self._attempt(  # type: ignore[no-any-return]
-            lambda db: read_rows(db, self._key(layer), pictures, rows, self.max_bytes),
-            np.zeros(len(pictures), dtype=bool),
+        found = np.zeros(len(pictures), dtype=bool)
+        self._attempt(
+            lambda db: read_rows(db, self._key(layer), pictures, rows, found, self.max_bytes),
+            None,
             create=False,
         )
+        return found  # also where only noting their use has failed
 
     def put(self, layer: StoredLayer, pictures: Sequence[bytes | None], rows: Array) -> Array:
         """Commit rows, one a picture; those that are there already are left as they are.

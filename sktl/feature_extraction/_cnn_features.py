@@ -82,8 +82,9 @@ class CNNFeatures(PortableMixin, ImageEstimatorMixin, TransformerMixin, BaseEsti
     precision : {"auto", "exact", "bf16"}, default="auto"
         "exact" repeats the reference transform and the plain float32 forward pass of the
         library that the network comes from. "auto" is faster and stays within 5e-3 of it
-        (relative L2 norm of a picture's features). "bf16" computes with 8 bits of mantissa: for
-        devices that are faster at it, and for classifiers that do not mind some per cent.
+        (relative L2 norm of a picture's features). "bf16" computes with 8 bits of mantissa, lets
+        PyTorch resize and decodes large JPEG pictures at a part of their size: for devices that
+        are faster at it, and for classifiers that do not mind some per cent.
     n_jobs : int, default=None
         Number of shards computed in parallel by joblib; each worker loads the network. One
         process uses all cores already: this is for spreading over processes, machines and GPUs,

@@ -122,8 +122,9 @@ class CNNClassifier(
         by ``accelerate launch``, is all its GPUs: each process trains on its share of each batch,
         and all of them end with the same network.
     precision : {"auto", "exact", "bf16"}, default="auto"
-        "bf16" trains and predicts in mixed precision. The others train in float32; for predicting
-        see :class:`sktl.CNNFeatures`.
+        "bf16" trains and predicts in mixed precision, and decodes large JPEG pictures for
+        predicting at a part of their size. The others train in float32; for predicting see
+        :class:`sktl.CNNFeatures`.
     compile : bool, default=False
         Whether training runs what torch.compile makes of the network.
     n_jobs : int, default=None

@@ -46,7 +46,7 @@ def classes_of(
     check_consistent_length(np.empty((n_images, 0)), y)
     check_classification_targets(y)
     classes: npt.NDArray[Any] = np.unique(y) if known is None else known
-    if len(classes) < 2:
+    if known is None and len(classes) < 2:
         raise ValueError(
             f"{owner} needs at least 2 classes; y has one class, {classes.tolist()[0]!r}"
         )
