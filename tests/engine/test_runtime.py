@@ -357,3 +357,11 @@ def test_a_named_network_is_made_ready_once(monkeypatch):
     CNNFeatures(small(), store=None).transform(pictures(2))
     CNNFeatures(small(), store=None).transform(pictures(2))
     assert len(made) == 4  # the tensors of a network of one's own can change
+
+
+def test_the_same_calls_with_a_named_runtime_give_the_same_bits(monkeypatch):
+    monkeypatch.setattr(_runtime, "_last", None)
+    features = CNNFeatures("resnet18", weights=None, image_size=32, runtime="torch", store=None)
+    one, *others = (features.fit_transform(pictures(20)) for _ in range(3))
+    for other in others:  # more than 32 pictures in all
+        np.testing.assert_array_equal(other, one)

@@ -18,7 +18,7 @@ from torch import nn
 
 from sktl import CNNFeatures, FeatureStore
 from sktl.backbones import Backbone, Preprocessing
-from sktl.engine import _claims
+from sktl.engine import _claims, _database, _features
 from sktl.exceptions import ParameterError, StoreWarning
 
 
@@ -249,3 +249,19 @@ def test_facts_of_networks_are_remembered_across_stores(tmp_path):
         ((content,),) = db.execute("SELECT content FROM networks").fetchall()
     db.close()
     assert json.loads(content.partition(" ")[2])["spec"]["name"] == "resnet18"
+
+
+def test_rows_that_were_read_count_even_where_their_use_cannot_be_noted(tmp_path, monkeypatch):
+    store = FeatureStore(tmp_path / "store")
+    expected = features(store).fit_transform(pictures())
+    monkeypatch.setattr(_database, "_WAIT_S", 0.1)
+    model = features(FeatureStore(tmp_path / "store")).fit(pictures())
+    monkeypatch.setattr(_features, "extract", None)  # nothing is forwarded again
+    writer = sqlite3.connect(tmp_path / "store")
+    writer.execute("BEGIN IMMEDIATE")
+    try:
+        with pytest.warns(StoreWarning, match="locked"):
+            rows = model.transform(pictures())
+    finally:
+        writer.close()
+    np.testing.assert_array_equal(rows, expected)
