@@ -82,7 +82,8 @@ def prepare(
         if crops == "center" and width > size and goes_across_first(image.size, (width, height)):
             # What will be cut off on the sides need not be resized along the height as well.
             image = image.resize((width, image.height), resample)
-            image, width, left = image.crop((left, 0, left + size, image.height)), size, 0
+            image = image.crop((left, 0, left + size, image.height))
+            width, left = size, 0
         pixels = np.asarray(image.resize((width, height), resample))
     else:
         pixels = _resize_in_torch(image, width, height, preprocessing.interpolation)

@@ -135,11 +135,12 @@ def make_runner(
     is_worth_fusing = n_images >= _WORTH_FUSING
     runner = TorchRunner(backbone, recipe, device, step, is_worth_fusing=is_worth_fusing)
     if recipe.precision == "auto":
-        runner.most = _enough_for(runner, n_images, n_threads, bool(others))
-        if n_images > runner.most:
-            runner.most = math.inf
-            with contextlib.suppress(ParameterError):
-                return _FastestRunner(runner, Export(backbone, recipe), others)
+        enough = _enough_for(runner, n_images, n_threads, bool(others))
+        if n_images <= enough:
+            runner.most = enough
+            return runner
+        with contextlib.suppress(ParameterError):
+            return _FastestRunner(runner, Export(backbone, recipe), others)
     return runner
 
 

@@ -22,8 +22,9 @@ _NOT_SHOWN = {
 
 def as_frame(net: TransferSkorchNet) -> pd.DataFrame:
     """One row an epoch; what callbacks recorded comes last."""
-    rows: Any = net.history
-    frame = pd.DataFrame([{k: v for k, v in row.items() if k not in _NOT_SHOWN} for row in rows])
+    frame = pd.DataFrame(
+        [{k: v for k, v in row.items() if k not in _NOT_SHOWN} for row in net.history]
+    )
     first = ["phase", "epoch_in_phase", "epoch"]
     first += [
         f"{part}_{what}"
