@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import functools
 import importlib
-import io
 import tempfile
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
+from sktl.engine._openvino import OpenVinoRunner
 from sktl.engine._runner import Runner
 from sktl.exceptions import ParameterError
 from sktl.utils._onnx import write_onnx
@@ -22,7 +20,7 @@ if TYPE_CHECKING:
     from sktl.backbones import Backbone
     from sktl.engine._recipe import Recipe
 
-__all__ = ["EXPORTED", "Export", "OnnxRunner", "OpenVinoRunner", "exported"]
+__all__ = ["EXPORTED", "Export", "OnnxRunner", "exported"]
 
 
 class OnnxRunner(Runner):
@@ -41,27 +39,6 @@ class OnnxRunner(Runner):
     def _run(self, x: torch.Tensor) -> list[torch.Tensor]:
         arrays = self.session.run(None, {"x": x.contiguous().numpy()})
         return [torch.from_numpy(array) for array in arrays]
-
-
-class OpenVinoRunner(Runner):
-    """OpenVINO, on the CPU: one core a call."""
-
-    def __init__(self, export: Export, device: torch.device, step: int) -> None:
-        super().__init__(export.backbone, export.recipe, device, step)
-        core = importlib.import_module("openvino").Core()
-        options = {
-            "INFERENCE_PRECISION_HINT": "bf16" if self.recipe.precision == "bf16" else "f32",
-            "PERFORMANCE_HINT": "THROUGHPUT",
-        }
-        model = core.read_model(io.BytesIO(export.model))
-        self.compiled = core.compile_model(model, "CPU", options)
-        self.local = threading.local()
-
-    def _run(self, x: torch.Tensor) -> list[torch.Tensor]:
-        if not hasattr(self.local, "request"):
-            self.local.request = self.compiled.create_infer_request()
-        arrays = self.local.request.infer([x.contiguous().numpy()])
-        return [torch.from_numpy(np.array(arrays[output])) for output in self.compiled.outputs]
 
 
 EXPORTED: dict[str, Callable[..., Runner]] = {

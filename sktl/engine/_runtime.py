@@ -15,6 +15,7 @@ import torch
 from sktl.engine._exported import EXPORTED, Export, exported
 from sktl.engine._prepare import n_crops
 from sktl.engine._runner import CompiledRunner, Runner, TorchRunner
+from sktl.engine._three_products import has_matrix_units
 from sktl.exceptions import ParameterError
 from sktl.utils._optional import import_optional
 
@@ -45,9 +46,11 @@ _WORTH_FUSING = 32
 _WORTH_TIMING = 256
 # Exporting a network and timing it against PyTorch takes some seconds, more for large ones, and
 # saves a tenth or two of those that forwarding takes. From how many on it is worth it: so many,
-# and so many a byte.
+# and so many a byte. Where there are matrix units it saves a third and more, so that this part of
+# them will do.
 _WORTH_EXPORTING = 15.0
 _PER_BYTE = 1e-7
+_WITH_MATRIX_UNITS = 1 / 3
 # Seconds.
 _LONG = 0.5
 
@@ -149,7 +152,9 @@ def _others(recipe: Recipe, device: torch.device) -> list[str]:
     if device.type != "cpu" or importlib.util.find_spec("onnx") is None:
         return []
     able = [name for name in EXPORTED if recipe.precision in _PRECISIONS[name]]
-    return [name for name in able if importlib.util.find_spec(name)]
+    found = [name for name in able if importlib.util.find_spec(name)]
+    # The others leave matrix units alone.
+    return ["openvino"] if "openvino" in found and has_matrix_units() else found
 
 
 def _enough_for(runner: TorchRunner, n_images: int, n_threads: int, may_choose: bool) -> float:
@@ -162,6 +167,8 @@ def _enough_for(runner: TorchRunner, n_images: int, n_threads: int, may_choose: 
         return _WORTH_TIMING - 1
     seconds = min(_time_of(runner) for _ in range(2)) / runner.step * n_crops(runner.recipe.crops)
     worth = _WORTH_EXPORTING + _PER_BYTE * runner.n_bytes
+    if has_matrix_units():
+        worth *= _WITH_MATRIX_UNITS
     return max(_WORTH_TIMING - 1, worth / seconds * n_threads)
 
 

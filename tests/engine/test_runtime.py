@@ -15,8 +15,9 @@ from torch import nn
 
 from sktl import CNNFeatures, FeatureStore, as_images
 from sktl.backbones import Backbone, Preprocessing
-from sktl.engine import Network, Recipe, _forward, _runtime
-from sktl.engine._exported import OnnxRunner, OpenVinoRunner
+from sktl.engine import Network, Recipe, _forward, _openvino, _runtime
+from sktl.engine._exported import OnnxRunner
+from sktl.engine._openvino import OpenVinoRunner
 from sktl.engine._runner import TorchRunner
 from sktl.engine._runtime import check_runtime
 from sktl.exceptions import BatchSizeWarning, MissingDependencyError, ParameterError
@@ -135,6 +136,14 @@ def used(monkeypatch):
     return names
 
 
+@pytest.fixture
+def plain(monkeypatch):
+    """As on a machine without matrix units."""
+    for module in (_openvino, _runtime):
+        monkeypatch.setattr(module, "has_matrix_units", lambda: False)
+
+
+@pytest.mark.usefixtures("plain")
 @pytest.mark.parametrize("fastest", KINDS)
 def test_many_pictures_go_to_the_runtime_that_is_found_to_be_fastest(monkeypatch, used, fastest):
     monkeypatch.setattr(_runtime, "_time_of", lambda runner: 2 - isinstance(runner, fastest))
@@ -159,6 +168,7 @@ def test_many_pictures_go_to_the_runtime_that_is_found_to_be_fastest(monkeypatch
     assert runner.most == pytest.approx(300, rel=1e-3)
 
 
+@pytest.mark.usefixtures("plain")
 def test_what_was_found_to_be_fastest_is_remembered(monkeypatch, used):
     monkeypatch.setattr(_runtime, "_WORTH_TIMING", 40)
     monkeypatch.setattr(_runtime, "_WORTH_EXPORTING", 0)

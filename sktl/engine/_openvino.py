@@ -1,0 +1,92 @@
+"""Exported networks as OpenVINO runs them."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import math
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from sktl.engine._prepare import n_crops
+from sktl.engine._runner import Runner
+from sktl.engine._three_products import has_matrix_units, in_three_products
+
+if TYPE_CHECKING:
+    from sktl.engine._exported import Export
+
+__all__ = ["OpenVinoRunner"]
+
+# Bytes that the largest result of an operation may take, for it to be in the caches still when the
+# next one reads it.
+_CACHED = 20 << 20
+
+
+class OpenVinoRunner(Runner):
+    """OpenVINO, on the CPU: one core a call.
+
+    It computes batches of one size, as it prepares more of a model whose shapes are known.
+    """
+
+    def __init__(self, export: Export, device: torch.device, step: int) -> None:
+        super().__init__(export.backbone, export.recipe, device, step)
+        is_rough = self.recipe.precision == "bf16"
+        self._core = importlib.import_module("openvino").Core()
+        self._options = {
+            "INFERENCE_PRECISION_HINT": "bf16" if is_rough else "f32",
+            "PERFORMANCE_HINT": "THROUGHPUT",
+        }
+        most = max(step, n_crops(self.recipe.crops))
+        self._batch = _fitting(_largest(self._read(export, 1)), most)
+        self._compiled = self._compile(export, in_products=has_matrix_units() and not is_rough)
+        self._local = threading.local()
+
+    def _run(self, x: torch.Tensor) -> list[torch.Tensor]:
+        if not hasattr(self._local, "request"):
+            self._local.request = self._compiled.create_infer_request()
+        parts = [self._infer(some) for some in torch.split(x, self._batch)]
+        return [torch.cat(maps) for maps in zip(*parts, strict=True)]
+
+    def _infer(self, x: torch.Tensor) -> list[torch.Tensor]:
+        n = len(x)
+        if n < self._batch:
+            x = torch.cat([x, x[:1].expand(self._batch - n, -1, -1, -1)])
+        pixels = x.permute(0, 2, 3, 1).contiguous().numpy()
+        arrays = self._local.request.infer([pixels], share_inputs=True)
+        return [torch.from_numpy(np.array(arrays[out][:n])) for out in self._compiled.outputs]
+
+    def _compile(self, export: Export, *, in_products: bool) -> Any:
+        if in_products:
+            # Releases without what it takes compute products of float32 numbers.
+            with contextlib.suppress(Exception):
+                model = in_three_products(self._core, self._read(export, self._batch))
+                return self._core.compile_model(model, "CPU", self._options)
+        return self._core.compile_model(self._read(export, self._batch), "CPU", self._options)
+
+    def _read(self, export: Export, batch: int) -> Any:
+        """The model, for (batch, H, W, 3) pictures."""
+        openvino = importlib.import_module("openvino")
+        model = self._core.read_model(io.BytesIO(export.model))
+        model.reshape([batch, 3, self.preprocessing.size, self.preprocessing.size])
+        steps = openvino.preprocess.PrePostProcessor(model)
+        steps.input().tensor().set_layout(openvino.Layout("NHWC"))
+        steps.input().model().set_layout(openvino.Layout("NCHW"))
+        return steps.build()
+
+
+def _largest(model: Any) -> int:
+    """Bytes of the largest result of an operation."""
+    computed = (op for op in model.get_ops() if op.get_type_name() != "Constant")
+    results = [result for op in computed for result in op.outputs()]
+    sizes: list[int] = [math.prod(r.get_shape()) * r.get_element_type().size for r in results]
+    return max(sizes)
+
+
+def _fitting(n_bytes: int, most: int) -> int:
+    """The largest share of `most` pictures whose results fit the caches; at least one picture."""
+    shares = [n for n in range(1, most + 1) if most % n == 0 and n * n_bytes <= _CACHED]
+    return max(shares, default=1)

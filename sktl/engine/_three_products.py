@@ -1,0 +1,138 @@
+"""Convolutions of OpenVINO's models as sums of three of bfloat16 numbers, equal but for rounding.
+
+A number of 24 bits is the sum of two of 8 bits, but for 2^-17 of it: x = x1 + x2, w = w1 + w2.
+Three of the four products of their parts, x1 w1 + x2 w1 + x1 w2, are x w but for some 2^-16 of it.
+Cores whose matrix units (AMX) multiply bfloat16 numbers some eight times as fast as their vector
+units multiply those of float32, and add them up in float32, are faster so, where each number is
+used often enough to pay for cutting it in two.
+
+Henry, Tang and Heinecke, "Leveraging the bfloat16 Artificial Intelligence Datatype For
+Higher-Precision Computations", ARITH 2019, arXiv:1904.06376.
+"""
+
+from __future__ import annotations
+
+import importlib
+import tempfile
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+__all__ = ["has_matrix_units", "in_three_products"]
+
+# Multiplications and additions with each number that comes in, from which on cutting it pays.
+_WORTH_CUTTING = 500
+# With fewer channels the matrix units would stay half empty.
+_FEWEST_CHANNELS = 32
+# What OpenVINO would do to the weights instead, which have another type now.
+_SCALING = ("Multiply", "Divide", "Subtract")
+# The names that OpenVINO's format has for an operation whose result has a type of its own.
+_VERSION = "type_relaxed_opset1"
+_TYPES = {"type_relax": "true", "input_data_types": "", "output_data_types": "f32"}
+_MARK = "three_products_"
+
+
+def has_matrix_units() -> bool:
+    """Whether the cores multiply matrices of bfloat16 numbers by AMX."""
+    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
+
+
+def in_three_products(core: Any, model: Any) -> Any:
+    """A float32 model with its large convolutions computed in three products.
+
+    Parameters
+    ----------
+    core : openvino.Core
+        What is to compile it.
+    model : openvino.Model
+        The model. It is changed.
+
+    Returns
+    -------
+    model : openvino.Model
+        Another one.
+
+    Raises
+    ------
+    Exception
+        If this release of OpenVINO has other names for what is needed.
+    """
+    ops = importlib.import_module("openvino.opset13")
+    cut: dict[tuple[str, int], Any] = {}
+    convolutions = [op for op in model.get_ordered_ops() if op.get_type_name() == "Convolution"]
+    for op in filter(_is_worth_it, convolutions):
+        source = op.input_value(0)
+        key = source.get_node().get_friendly_name(), source.get_index()
+        if key not in cut:
+            first = ops.convert(source, "bf16")
+            rest = ops.subtract(source, ops.convert(first, "f32"))
+            cut[key] = ops.concat([first, ops.convert(rest, "bf16"), first], 1)
+        options = op.get_attributes()
+        products = ops.convolution(
+            cut[key],
+            ops.constant(_weights(op.input_value(1).get_node().data)),
+            **{name: options[name] for name in ("strides", "pads_begin", "pads_end", "dilations")},
+            auto_pad=options["auto_pad"],
+        )
+        products.set_friendly_name(_MARK + op.get_friendly_name())
+        op.output(0).replace(ops.convert(products, "f32").output(0))
+    return _with_float32_sums(core, model)
+
+
+def _is_worth_it(convolution: Any) -> bool:
+    weights = convolution.input_value(1).get_node()
+    if weights.get_type_name() != "Constant":
+        return False
+    n_out, n_in, *kernel = weights.get_output_shape(0)
+    uses = 2 * n_out * np.prod(kernel) / np.prod(convolution.get_attributes()["strides"])
+    is_large = n_in >= _FEWEST_CHANNELS and bool(uses >= _WORTH_CUTTING)
+    return is_large and not _is_scaled(convolution)
+
+
+def _is_scaled(operation: Any) -> bool:
+    """Whether what an operation gives is multiplied next, be it with a bias added before."""
+    following = [port.get_node() for port in operation.output(0).get_target_inputs()]
+    return any(
+        op.get_type_name() in _SCALING or (op.get_type_name() == "Add" and _is_scaled(op))
+        for op in following
+    )
+
+
+def _weights(weights: npt.NDArray[np.float32]) -> Any:
+    """(n_out, n_in, ...) float32 to a (n_out, 3 n_in, ...) tensor of bfloat16."""
+    openvino = importlib.import_module("openvino")
+    first = torch.from_numpy(np.array(weights)).bfloat16()
+    rest = (torch.from_numpy(np.array(weights)) - first.float()).bfloat16()
+    parts = torch.cat([first, first, rest], dim=1)  # for x1, x2 and x1
+    tensor = openvino.Tensor(openvino.Type.bf16, openvino.Shape(list(parts.shape)))
+    tensor.data.view(np.int16)[...] = parts.view(torch.int16).numpy()
+    return tensor
+
+
+def _with_float32_sums(core: Any, model: Any) -> Any:
+    """The model with the marked convolutions giving the sums that they add up as they are.
+
+    A convolution of bfloat16 numbers would round them. The operation that does not is made by
+    OpenVINO's own passes alone; models that are read from files can have it.
+    """
+    openvino = importlib.import_module("openvino")
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder, name) for name in ("model.xml", "model.bin")]
+        openvino.serialize(model, *files)
+        root = ElementTree.fromstring(files[0].read_bytes())
+        values = np.fromfile(files[1], np.uint8)
+    marked = (x for x in root.iter("layer") if x.get("name", "").startswith(_MARK))
+    for layer in marked:
+        layer.set("version", _VERSION)
+        for data in layer.iterfind("data"):
+            data.attrib.update(_TYPES)
+        for port in layer.iterfind("output/port"):
+            port.set("precision", "FP32")
+    tensor = openvino.Tensor(openvino.Type.u8, openvino.Shape([len(values)]))
+    tensor.data[:] = values
+    core.get_versions("CPU")  # the CPU's operations are known once it is loaded
+    return core.read_model(ElementTree.tostring(root), tensor)
