@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import importlib
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,7 +35,7 @@ class OnnxRunner(Runner):
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors
         self.session = library.InferenceSession(
-            export.model, options, providers=["CPUExecutionProvider"]
+            export.file, options, providers=["CPUExecutionProvider"]
         )
 
     def _run(self, x: torch.Tensor) -> list[torch.Tensor]:
@@ -65,11 +67,11 @@ class Export:
         self.backbone, self.recipe = backbone, recipe
         network = backbone.feature_network(recipe.layers, device=torch.device("cpu"))
         names = [f"layer_{i}" for i in range(len(recipe.layers))]
+        folder = tempfile.mkdtemp()
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self.file = Path(folder, "network.onnx")
         try:
-            with tempfile.TemporaryDirectory() as folder:
-                file = Path(folder, "network.onnx")
-                write_onnx(network, [self.noise(2, seed=0)], file, inputs=["x"], outputs=names)
-                self.model = file.read_bytes()
+            write_onnx(network, [self.noise(2, seed=0)], self.file, inputs=["x"], outputs=names)
         except Exception as error:
             raise ParameterError(
                 f"{backbone.spec.name} cannot be exported to ONNX: {error}"

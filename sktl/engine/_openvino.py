@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import io
 import math
 import threading
 from typing import TYPE_CHECKING, Any
@@ -40,9 +39,9 @@ class OpenVinoRunner(Runner):
             "INFERENCE_PRECISION_HINT": "bf16" if is_rough else "f32",
             "PERFORMANCE_HINT": "THROUGHPUT",
         }
-        most = max(step, n_crops(self.recipe.crops))
-        self._batch = _fitting(_largest(self._read(export, 1)), most)
+        self._most = max(step, n_crops(self.recipe.crops))
         self._compiled = self._compile(export, in_products=has_matrix_units() and not is_rough)
+        self._batch = int(self._compiled.input().get_shape()[0])
         self._local = threading.local()
 
     def _run(self, x: torch.Tensor) -> list[torch.Tensor]:
@@ -63,15 +62,17 @@ class OpenVinoRunner(Runner):
         if in_products:
             # Releases without what it takes compute products of float32 numbers.
             with contextlib.suppress(Exception):
-                model = in_three_products(self._core, self._read(export, self._batch))
+                model = in_three_products(self._core, self._read(export))
                 return self._core.compile_model(model, "CPU", self._options)
-        return self._core.compile_model(self._read(export, self._batch), "CPU", self._options)
+        return self._core.compile_model(self._read(export), "CPU", self._options)
 
-    def _read(self, export: Export, batch: int) -> Any:
-        """The model, for (batch, H, W, 3) pictures."""
+    def _read(self, export: Export) -> Any:
+        """The model, for (n, H, W, 3) pictures."""
         openvino = importlib.import_module("openvino")
-        model = self._core.read_model(io.BytesIO(export.model))
-        model.reshape([batch, 3, self.preprocessing.size, self.preprocessing.size])
+        model = self._core.read_model(export.file)
+        picture = [3, self.preprocessing.size, self.preprocessing.size]
+        model.reshape([1, *picture])
+        model.reshape([_fitting(_largest(model), self._most), *picture])
         steps = openvino.preprocess.PrePostProcessor(model)
         steps.input().tensor().set_layout(openvino.Layout("NHWC"))
         steps.input().model().set_layout(openvino.Layout("NCHW"))

@@ -51,7 +51,7 @@ _WORTH_TIMING = 256
 _WORTH_EXPORTING = 15.0
 _PER_BYTE = 1e-7
 _WITH_MATRIX_UNITS = 1 / 3
-# Seconds.
+# Seconds beside which warming up is nothing, so that a step is timed once.
 _LONG = 0.5
 
 # What the runner used last is for, and the runner.
@@ -165,7 +165,10 @@ def _enough_for(runner: TorchRunner, n_images: int, n_threads: int, may_choose: 
         return math.inf
     if n_images < _WORTH_TIMING:
         return _WORTH_TIMING - 1
-    seconds = min(_time_of(runner) for _ in range(2)) / runner.step * n_crops(runner.recipe.crops)
+    seconds = _time_of(runner)
+    if seconds < _LONG:
+        seconds = min(seconds, _time_of(runner))
+    seconds *= n_crops(runner.recipe.crops) / runner.step  # of a picture
     worth = _WORTH_EXPORTING + _PER_BYTE * runner.n_bytes
     if has_matrix_units():
         worth *= _WITH_MATRIX_UNITS

@@ -13,6 +13,7 @@ Higher-Precision Computations", ARITH 2019, arXiv:1904.06376.
 from __future__ import annotations
 
 import importlib
+import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ __all__ = ["has_matrix_units", "in_three_products"]
 _WORTH_CUTTING = 500
 # With fewer channels the matrix units would stay half empty.
 _FEWEST_CHANNELS = 32
+# With fewer places of a map and pictures, fetching the weights is what takes the time.
+_FEWEST_PLACES = 64
 # What OpenVINO would do to the weights instead, which have another type now.
 _SCALING = ("Multiply", "Divide", "Subtract")
 # The names that OpenVINO's format has for an operation whose result has a type of its own.
@@ -49,7 +52,7 @@ def in_three_products(core: Any, model: Any) -> Any:
     core : openvino.Core
         What is to compile it.
     model : openvino.Model
-        The model. It is changed.
+        The model, for batches of one size. It is changed.
 
     Returns
     -------
@@ -88,8 +91,9 @@ def _is_worth_it(convolution: Any) -> bool:
     if weights.get_type_name() != "Constant":
         return False
     n_out, n_in, *kernel = weights.get_output_shape(0)
-    uses = 2 * n_out * np.prod(kernel) / np.prod(convolution.get_attributes()["strides"])
-    is_large = n_in >= _FEWEST_CHANNELS and bool(uses >= _WORTH_CUTTING)
+    uses = 2 * n_out * math.prod(kernel) / math.prod(convolution.get_attributes()["strides"])
+    n_places = math.prod(convolution.output(0).get_shape()) // n_out
+    is_large = n_in >= _FEWEST_CHANNELS and n_places >= _FEWEST_PLACES and uses >= _WORTH_CUTTING
     return is_large and not _is_scaled(convolution)
 
 
@@ -105,8 +109,9 @@ def _is_scaled(operation: Any) -> bool:
 def _weights(weights: npt.NDArray[np.float32]) -> Any:
     """(n_out, n_in, ...) float32 to a (n_out, 3 n_in, ...) tensor of bfloat16."""
     openvino = importlib.import_module("openvino")
-    first = torch.from_numpy(np.array(weights)).bfloat16()
-    rest = (torch.from_numpy(np.array(weights)) - first.float()).bfloat16()
+    whole = torch.from_numpy(np.array(weights))
+    first = whole.bfloat16()
+    rest = (whole - first.float()).bfloat16()
     parts = torch.cat([first, first, rest], dim=1)  # for x1, x2 and x1
     tensor = openvino.Tensor(openvino.Type.bf16, openvino.Shape(list(parts.shape)))
     tensor.data.view(np.int16)[...] = parts.view(torch.int16).numpy()

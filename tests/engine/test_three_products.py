@@ -28,29 +28,29 @@ class Shared(nn.Module):
             self.apart = nn.Conv2d(128, 128, 3, padding=1, groups=128)
             self.narrow = nn.Conv2d(128, 24, 1)
             self.scaled = nn.Conv2d(128, 256, 1)
+            self.pooled = nn.Conv2d(128, 256, 1)
             self.subtracted = nn.Conv2d(128, 256, 1, bias=False)
-            self.joined = nn.Identity()
+            self.end = nn.Identity()
 
     def forward(self, x):
         x = torch.relu(self.stem(x))
         x = torch.relu(self.first(x)) + self.second(x)
         x = self.apart(x)
-        parts = [self.narrow(x), 3 - self.subtracted(x), self.scaled(x) * 0.5]
-        return self.joined(torch.cat(parts, dim=1))
+        gates = torch.relu(self.pooled(x.mean(dim=(2, 3), keepdim=True)))
+        parts = [self.narrow(x), 3 - self.subtracted(x), self.scaled(x) * 0.5 * gates]
+        return self.end(torch.cat(parts, dim=1))
 
 
 def runner(monkeypatch, *, in_products, step=4, precision="auto"):
     monkeypatch.setattr(_openvino, "has_matrix_units", lambda: in_products)
     own = Backbone(Shared().eval(), preprocessing=Preprocessing(size=32, resize=32))
-    recipe = Recipe(pooling="flatten", precision=precision)
+    recipe = Recipe(("end",), pooling="flatten", precision=precision)
     return exported("openvino", Export(own, recipe), CPU, step)
 
 
-def convolutions(runner):
-    """Names of those in three products."""
-    operations = runner._compiled.get_runtime_model().get_ops()
-    kept = [op for op in operations if op.get_rt_info()["layerType"].value == "Convolution"]
-    names = [op.get_friendly_name() for op in kept]
+def in_products(runner):
+    """Names of the layers in three products."""
+    names = [op.get_friendly_name() for op in runner._compiled.get_runtime_model().get_ops()]
     return {name.split("/")[2] for name in names if name.startswith(_three_products._MARK)}
 
 
@@ -63,12 +63,12 @@ def test_products_add_up_to_those_of_float32(monkeypatch):
     with torch.inference_mode():
         exact = Shared().double()(x.double()).flatten(1).numpy()
     split, plain, rough = (
-        runner(monkeypatch, in_products=in_products, precision=precision)
-        for in_products, precision in ((True, "auto"), (False, "auto"), (True, "bf16"))
+        runner(monkeypatch, in_products=way, precision=precision)
+        for way, precision in ((True, "auto"), (False, "auto"), (True, "bf16"))
     )
-    assert convolutions(split) == {"first", "second"}
-    assert not convolutions(plain)
-    assert not convolutions(rough)
+    assert in_products(split) == {"first", "second"}
+    assert not in_products(plain)
+    assert not in_products(rough)
     far = [distances(one._run(x)[0].flatten(1).numpy(), exact) for one in (split, plain)]
     assert far[0].max() < 1e-5
     assert far[1].max() < 1e-6
@@ -105,7 +105,7 @@ def test_features_of_real_pictures(monkeypatch):
 
 def test_a_release_without_what_it_takes_computes_in_float32(monkeypatch):
     monkeypatch.setattr(_three_products, "_VERSION", "unknown")
-    assert not convolutions(runner(monkeypatch, in_products=True))
+    assert not in_products(runner(monkeypatch, in_products=True))
 
 
 @pytest.mark.parametrize(("has", "others"), [(True, ["openvino"]), (False, None)])
