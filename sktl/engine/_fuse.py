@@ -25,10 +25,13 @@ class Fused(NamedTuple):
         Batch normalisations that are gone.
     packed : int
         Convolutions that were handed to oneDNN.
+    n_bytes : int
+        Bytes of the largest map that a convolution makes of one picture; 0 without convolutions.
     """
 
     folded: int
     packed: int
+    n_bytes: int
 
 
 def fuse(network: FeatureNetwork, size: int) -> Fused:
@@ -63,7 +66,7 @@ def fuse(network: FeatureNetwork, size: int) -> Fused:
         packed = _pack_all(network, then) if _can_pack(probe) else []
         if packed and not _is_same(seen.result, network(probe)):
             _restore(packed)
-    return Fused(len(undo), sum(change.is_conv for change in packed))
+    return Fused(len(undo), sum(change.is_conv for change in packed), seen.n_bytes)
 
 
 class _Change(NamedTuple):
@@ -86,6 +89,7 @@ class _Seen(NamedTuple):
     result: list[torch.Tensor]
     steps: list[_Step]
     convs: dict[str, tuple[int, ...]]  # shapes of their inputs
+    n_bytes: int  # of the largest output
 
 
 def _watch(
@@ -120,6 +124,7 @@ def _watch(
         [maps.clone() for maps in result],
         [step for step in steps if step.conv in once and step.then in once],
         {path: shape for path, shape in shapes.items() if path in once},
+        max((output.nbytes for _, output in made_by.values()), default=0),
     )
 
 

@@ -12,17 +12,13 @@ import numpy as np
 import torch
 
 from sktl.engine._prepare import n_crops
-from sktl.engine._runner import Runner
+from sktl.engine._runner import Runner, fitting
 from sktl.engine._three_products import has_matrix_units, in_three_products
 
 if TYPE_CHECKING:
     from sktl.engine._exported import Export
 
 __all__ = ["OpenVinoRunner"]
-
-# Bytes that the largest result of an operation may take, for it to be in the caches still when the
-# next one reads it.
-_CACHED = 20 << 20
 
 
 class OpenVinoRunner(Runner):
@@ -72,7 +68,7 @@ class OpenVinoRunner(Runner):
         model = self._core.read_model(export.file)
         picture = [3, self.preprocessing.size, self.preprocessing.size]
         model.reshape([1, *picture])
-        model.reshape([_fitting(_largest(model), self._most), *picture])
+        model.reshape([fitting(_largest(model), self._most), *picture])
         steps = openvino.preprocess.PrePostProcessor(model)
         steps.input().tensor().set_layout(openvino.Layout("NHWC"))
         steps.input().model().set_layout(openvino.Layout("NCHW"))
@@ -81,13 +77,8 @@ class OpenVinoRunner(Runner):
 
 def _largest(model: Any) -> int:
     """Bytes of the largest result of an operation."""
-    computed = (op for op in model.get_ops() if op.get_type_name() != "Constant")
+    given = ("Constant", "Parameter")
+    computed = (op for op in model.get_ops() if op.get_type_name() not in given)
     results = [result for op in computed for result in op.outputs()]
     sizes: list[int] = [math.prod(r.get_shape()) * r.get_element_type().size for r in results]
     return max(sizes)
-
-
-def _fitting(n_bytes: int, most: int) -> int:
-    """The largest share of `most` pictures whose results fit the caches; at least one picture."""
-    shares = [n for n in range(1, most + 1) if most % n == 0 and n * n_bytes <= _CACHED]
-    return max(shares, default=1)

@@ -20,10 +20,20 @@ if TYPE_CHECKING:
     from sktl.backbones import Backbone, Preprocessing
     from sktl.engine._recipe import Recipe
 
-__all__ = ["CompiledRunner", "Pixels", "Runner", "TorchRunner"]
+__all__ = ["CompiledRunner", "Pixels", "Runner", "TorchRunner", "fitting"]
 
 Array = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8] | torch.Tensor
+
+
+# Bytes that the maps of a layer may take on a CPU, for the next layer to find them in the caches.
+_CACHED = 20 << 20
+
+
+def fitting(n_bytes: int, most: int) -> int:
+    """The largest share of `most` pictures whose maps, of so many bytes, fit the caches, or 1."""
+    shares = [n for n in range(1, most + 1) if most % n == 0 and n * n_bytes <= _CACHED]
+    return max(shares, default=1)
 
 
 class Runner:
@@ -131,7 +141,9 @@ class TorchRunner(Runner):
         self.n_bytes = sum(p.nbytes for p in self.network.parameters())
         self.dtype = next((p.dtype for p in self.network.parameters()), torch.float32)
         if recipe.precision == "auto" and is_worth_fusing:
-            fuse(self.network, self.preprocessing.size)
+            n_bytes = fuse(self.network, self.preprocessing.size).n_bytes
+            if device.type == "cpu":
+                self.step = fitting(n_bytes, step)
 
     def _run(self, x: torch.Tensor) -> list[torch.Tensor]:
         with self._arithmetic():

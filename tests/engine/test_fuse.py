@@ -111,7 +111,7 @@ def test_a_convolution_does_its_activation(activation):
     backbone = Backbone(module.eval(), preprocessing=Preprocessing(size=24, resize=24))
     network = backbone.feature_network(["bottleneck"], channels_last=True)
     expected = run(network)
-    assert fuse(network, 24) == (0, 1), "the last one is tapped"
+    assert fuse(network, 24)[:2] == (0, 1), "the last one is tapped"
     is_done = isinstance(network.replica[1], nn.Identity)
     assert is_done != isinstance(activation, nn.Tanh), "which oneDNN is not asked to do"
     torch.testing.assert_close(run(network), expected, rtol=1e-5, atol=1e-5)
@@ -151,7 +151,7 @@ def test_a_convolution_that_is_wanted_without_its_activation_is_put_back():
     backbone = Backbone(module, preprocessing=Preprocessing(size=24, resize=24))
     network = backbone.feature_network(["bottleneck"])
     expected = run(network)
-    assert fuse(network, 24) == (0, 0)
+    assert fuse(network, 24)[:2] == (0, 0)
     for one, other in zip(run(network), expected, strict=True):
         assert torch.equal(one, other)
 
@@ -159,7 +159,7 @@ def test_a_convolution_that_is_wanted_without_its_activation_is_put_back():
 @packs
 def test_every_convolution_of_the_default_network_is_packed():
     network = load_backbone("efficientnet_lite0").feature_network(["bottleneck"])
-    assert fuse(network, 224) == (49, 49)
+    assert fuse(network, 224)[:2] == (49, 49)
 
 
 def test_threads_share_a_network():

@@ -15,10 +15,10 @@ from torch import nn
 
 from sktl import CNNFeatures, FeatureStore, as_images
 from sktl.backbones import Backbone, Preprocessing
-from sktl.engine import Network, Recipe, _forward, _openvino, _runtime
+from sktl.engine import Network, Recipe, _forward, _openvino, _runner, _runtime
 from sktl.engine._exported import OnnxRunner
 from sktl.engine._openvino import OpenVinoRunner
-from sktl.engine._runner import TorchRunner
+from sktl.engine._runner import TorchRunner, fitting
 from sktl.engine._runtime import check_runtime
 from sktl.exceptions import BatchSizeWarning, MissingDependencyError, ParameterError
 
@@ -166,6 +166,18 @@ def test_many_pictures_go_to_the_runtime_that_is_found_to_be_fastest(monkeypatch
     ten = small(), Recipe(crops="ten"), torch.device("cpu")
     runner = _runtime.make_runner(*ten, n_images=256, step=4, n_threads=20)
     assert runner.most == pytest.approx(300, rel=1e-3)
+
+
+def test_maps_of_a_step_fit_the_caches(monkeypatch):
+    assert [fitting(n << 20, 4) for n in (0, 1, 5, 6, 10, 11, 99)] == [4, 4, 4, 2, 2, 1, 1]
+    assert [fitting(n << 20, 10) for n in (1, 3, 5, 11)] == [10, 5, 2, 1]
+    args = small(), Recipe(), torch.device("cpu")
+    largest = 4 * 8 * 11 * 11  # bytes; the map of the first convolution
+    for most, step in ((largest, 1), (3 * largest, 2), (4 * largest, 4)):
+        monkeypatch.setattr(_runner, "_CACHED", most)
+        for runtime in ("torch", "openvino"):
+            runner = _runtime.make_runner(*args, runtime, n_images=40, step=4)
+            assert (runner._batch if runtime == "openvino" else runner.step) == step
 
 
 @pytest.mark.usefixtures("plain")

@@ -90,11 +90,6 @@ def test_batches_of_any_size_give_the_same_bits(monkeypatch, n):
     np.testing.assert_array_equal(together, torch.cat([one._run(row[None])[0] for row in x]))
 
 
-def test_results_of_a_batch_fit_the_caches():
-    assert [_openvino._fitting(n << 20, 4) for n in (1, 5, 6, 10, 11, 99)] == [4, 4, 2, 2, 1, 1]
-    assert [_openvino._fitting(n << 20, 10) for n in (1, 3, 5, 11)] == [10, 5, 2, 1]
-
-
 def test_features_of_real_pictures(monkeypatch):
     monkeypatch.setattr(_openvino, "has_matrix_units", lambda: True)
     images = load_sample_images().images
