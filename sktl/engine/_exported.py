@@ -44,8 +44,8 @@ class OnnxRunner(Runner):
 
 
 EXPORTED: dict[str, Callable[..., Runner]] = {
-    "onnxruntime": OnnxRunner,
     "openvino": OpenVinoRunner,
+    "onnxruntime": OnnxRunner,
 }
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 import threading
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -13,6 +15,7 @@ import numpy.typing as npt
 import torch
 
 from sktl.engine._fuse import fuse
+from sktl.engine._prepare import n_crops
 from sktl.exceptions import BatchSizeWarning
 from sktl.nn.pooling import pool
 
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
     from sktl.backbones import Backbone, Preprocessing
     from sktl.engine._recipe import Recipe
 
-__all__ = ["CompiledRunner", "Pixels", "Runner", "TorchRunner", "fitting"]
+__all__ = ["CompiledRunner", "Pixels", "Runner", "TorchRunner", "fitting", "joined"]
 
 Array = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8] | torch.Tensor
@@ -32,8 +35,15 @@ _CACHED = 20 << 20
 
 def fitting(n_bytes: int, most: int) -> int:
     """The largest share of `most` pictures whose maps, of so many bytes, fit the caches, or 1."""
-    shares = [n for n in range(1, most + 1) if most % n == 0 and n * n_bytes <= _CACHED]
-    return max(shares, default=1)
+    if most * n_bytes <= _CACHED:
+        return most
+    fits = _CACHED // n_bytes
+    return max((n for n in range(1, fits + 1) if most % n == 0), default=1)
+
+
+def joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Parts of a batch, put together."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 class Runner:
@@ -43,6 +53,7 @@ class Runner:
         self.recipe, self.device, self.step = recipe, device, step
         self._lock, self._has_halved = threading.Lock(), False
         self.most = math.inf  # pictures; for more, another runner would be worth making
+        self.uses_matrix_units = False  # for float32
         self.preprocessing: Preprocessing = backbone.preprocessing.at_size(recipe.image_size)
         mean = torch.tensor(self.preprocessing.mean, device=device).view(1, 3, 1, 1)
         std = torch.tensor(self.preprocessing.std, device=device).view(1, 3, 1, 1)
@@ -140,15 +151,17 @@ class TorchRunner(Runner):
         )
         self.n_bytes = sum(p.nbytes for p in self.network.parameters())
         self.dtype = next((p.dtype for p in self.network.parameters()), torch.float32)
+        self._at_once = sys.maxsize
         if recipe.precision == "auto" and is_worth_fusing:
             n_bytes = fuse(self.network, self.preprocessing.size).n_bytes
             if device.type == "cpu":
-                self.step = fitting(n_bytes, step)
+                self._at_once = fitting(n_bytes, max(step, n_crops(recipe.crops)))
 
     def _run(self, x: torch.Tensor) -> list[torch.Tensor]:
+        parts: list[list[torch.Tensor]]
         with self._arithmetic():
-            maps: list[torch.Tensor] = self.network(x.to(self.dtype))
-        return maps
+            parts = [self.network(some.to(self.dtype)) for some in torch.split(x, self._at_once)]
+        return [joined(maps) for maps in zip(*parts, strict=True)]
 
     def _arithmetic(self) -> contextlib.AbstractContextManager[Any]:
         if self.recipe.precision == "bf16":

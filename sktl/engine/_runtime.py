@@ -46,8 +46,8 @@ _WORTH_FUSING = 32
 _WORTH_TIMING = 256
 # Exporting a network and timing it against PyTorch takes some seconds, more for large ones, and
 # saves a tenth or two of those that forwarding takes. From how many on it is worth it: so many,
-# and so many a byte. Where there are matrix units it saves a third and more, so that this part of
-# them will do.
+# and so many a byte. OpenVINO with matrix units saves a third and more, so that this part of them
+# will do.
 _WORTH_EXPORTING = 15.0
 _PER_BYTE = 1e-7
 _WITH_MATRIX_UNITS = 1 / 3
@@ -138,7 +138,7 @@ def make_runner(
     is_worth_fusing = n_images >= _WORTH_FUSING
     runner = TorchRunner(backbone, recipe, device, step, is_worth_fusing=is_worth_fusing)
     if recipe.precision == "auto":
-        enough = _enough_for(runner, n_images, n_threads, bool(others))
+        enough = _enough_for(runner, n_images, n_threads, others)
         if n_images <= enough:
             runner.most = enough
             return runner
@@ -152,16 +152,14 @@ def _others(recipe: Recipe, device: torch.device) -> list[str]:
     if device.type != "cpu" or importlib.util.find_spec("onnx") is None:
         return []
     able = [name for name in EXPORTED if recipe.precision in _PRECISIONS[name]]
-    found = [name for name in able if importlib.util.find_spec(name)]
-    # The others leave matrix units alone.
-    return ["openvino"] if "openvino" in found and has_matrix_units() else found
+    return [name for name in able if importlib.util.find_spec(name)]
 
 
-def _enough_for(runner: TorchRunner, n_images: int, n_threads: int, may_choose: bool) -> float:
+def _enough_for(runner: TorchRunner, n_images: int, n_threads: int, others: list[str]) -> float:
     """For how many pictures nothing more is worth being done to PyTorch's runner."""
     if n_images < _WORTH_FUSING:
         return _WORTH_FUSING - 1
-    if not may_choose:
+    if not others:
         return math.inf
     if n_images < _WORTH_TIMING:
         return _WORTH_TIMING - 1
@@ -170,7 +168,7 @@ def _enough_for(runner: TorchRunner, n_images: int, n_threads: int, may_choose: 
         seconds = min(seconds, _time_of(runner))
     seconds *= n_crops(runner.recipe.crops) / runner.step  # of a picture
     worth = _WORTH_EXPORTING + _PER_BYTE * runner.n_bytes
-    if has_matrix_units():
+    if "openvino" in others and has_matrix_units():
         worth *= _WITH_MATRIX_UNITS
     return max(_WORTH_TIMING - 1, worth / seconds * n_threads)
 
@@ -226,6 +224,8 @@ class _FastestRunner(Runner):
             return
         runners = [self.fastest]
         for name in others:
+            if runners[-1].uses_matrix_units:
+                break  # nothing else does, and so nothing else is as fast
             with contextlib.suppress(ParameterError):
                 runners.append(exported(name, self._export, self.device, self.step))
         del self._export

@@ -1,4 +1,4 @@
-"""Convolutions of OpenVINO's models as sums of three of bfloat16 numbers, equal but for rounding.
+"""Convolutions of OpenVINO's models as sums of three of bfloat16 numbers, near float32's.
 
 A number of 24 bits is the sum of two of 8 bits, but for 2^-17 of it: x = x1 + x2, w = w1 + w2.
 Three of the four products of their parts, x1 w1 + x2 w1 + x1 w2, are x w but for some 2^-16 of it.
@@ -31,8 +31,6 @@ _WORTH_CUTTING = 500
 _FEWEST_CHANNELS = 32
 # With fewer places of a map and pictures, fetching the weights is what takes the time.
 _FEWEST_PLACES = 64
-# What OpenVINO would do to the weights instead, which have another type now.
-_SCALING = ("Multiply", "Divide", "Subtract")
 # The names that OpenVINO's format has for an operation whose result has a type of its own.
 _VERSION = "type_relaxed_opset1"
 _TYPES = {"type_relax": "true", "input_data_types": "", "output_data_types": "f32"}
@@ -44,8 +42,8 @@ def has_matrix_units() -> bool:
     return bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
-def in_three_products(core: Any, model: Any) -> Any:
-    """A float32 model with its large convolutions computed in three products.
+def in_three_products(core: Any, model: Any) -> Any | None:
+    """A float32 model with its large convolutions computed in three products, if there are any.
 
     Parameters
     ----------
@@ -56,8 +54,8 @@ def in_three_products(core: Any, model: Any) -> Any:
 
     Returns
     -------
-    model : openvino.Model
-        Another one.
+    model : openvino.Model or None
+        Another one, or None if nothing is large enough.
 
     Raises
     ------
@@ -83,7 +81,7 @@ def in_three_products(core: Any, model: Any) -> Any:
         )
         products.set_friendly_name(_MARK + op.get_friendly_name())
         op.output(0).replace(ops.convert(products, "f32").output(0))
-    return _with_float32_sums(core, model)
+    return _with_float32_sums(core, model) if cut else None
 
 
 def _is_worth_it(convolution: Any) -> bool:
@@ -98,12 +96,28 @@ def _is_worth_it(convolution: Any) -> bool:
 
 
 def _is_scaled(operation: Any) -> bool:
-    """Whether what an operation gives is multiplied next, be it with a bias added before."""
-    following = [port.get_node() for port in operation.output(0).get_target_inputs()]
-    return any(
-        op.get_type_name() in _SCALING or (op.get_type_name() == "Add" and _is_scaled(op))
-        for op in following
-    )
+    """Whether what an operation gives is multiplied by a constant next, be it with a bias.
+
+    OpenVINO would multiply the weights instead, which are of another type than it expects then.
+    """
+    for port in operation.output(0).get_target_inputs():
+        op = port.get_node()
+        kind = op.get_type_name()
+        if kind == "Subtract":  # of which OpenVINO makes a sum with the negative
+            return True
+        if kind in ("Multiply", "Divide", "Add") and any(map(_is_fixed, _inputs(op))):
+            return kind != "Add" or _is_scaled(op)
+    return False
+
+
+def _is_fixed(operation: Any) -> bool:
+    """Whether it gives the same whatever the picture is."""
+    inputs = _inputs(operation)
+    return operation.get_type_name() == "Constant" or (bool(inputs) and all(map(_is_fixed, inputs)))
+
+
+def _inputs(operation: Any) -> list[Any]:
+    return [operation.input_value(i).get_node() for i in range(operation.get_input_size())]
 
 
 def _weights(weights: npt.NDArray[np.float32]) -> Any:
@@ -129,7 +143,9 @@ def _with_float32_sums(core: Any, model: Any) -> Any:
         files = [Path(folder, name) for name in ("model.xml", "model.bin")]
         openvino.serialize(model, *files)
         root = ElementTree.fromstring(files[0].read_bytes())
-        values = np.fromfile(files[1], np.uint8)
+        tensor = openvino.Tensor(openvino.Type.u8, openvino.Shape([files[1].stat().st_size]))
+        with files[1].open("rb") as file:
+            file.readinto(tensor.data)
     marked = (x for x in root.iter("layer") if x.get("name", "").startswith(_MARK))
     for layer in marked:
         layer.set("version", _VERSION)
@@ -137,7 +153,5 @@ def _with_float32_sums(core: Any, model: Any) -> Any:
             data.attrib.update(_TYPES)
         for port in layer.iterfind("output/port"):
             port.set("precision", "FP32")
-    tensor = openvino.Tensor(openvino.Type.u8, openvino.Shape([len(values)]))
-    tensor.data[:] = values
     core.get_versions("CPU")  # the CPU's operations are known once it is loaded
     return core.read_model(ElementTree.tostring(root), tensor)

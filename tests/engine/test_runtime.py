@@ -171,13 +171,23 @@ def test_many_pictures_go_to_the_runtime_that_is_found_to_be_fastest(monkeypatch
 def test_maps_of_a_step_fit_the_caches(monkeypatch):
     assert [fitting(n << 20, 4) for n in (0, 1, 5, 6, 10, 11, 99)] == [4, 4, 4, 2, 2, 1, 1]
     assert [fitting(n << 20, 10) for n in (1, 3, 5, 11)] == [10, 5, 2, 1]
+    assert fitting(0, 1 << 60) == 1 << 60
     args = small(), Recipe(), torch.device("cpu")
     largest = 4 * 8 * 11 * 11  # bytes; the map of the first convolution
-    for most, step in ((largest, 1), (3 * largest, 2), (4 * largest, 4)):
+    for most, step in ((largest, 1), (3 * largest, 2)):
         monkeypatch.setattr(_runner, "_CACHED", most)
         for runtime in ("torch", "openvino"):
             runner = _runtime.make_runner(*args, runtime, n_images=40, step=4)
-            assert (runner._batch if runtime == "openvino" else runner.step) == step
+            assert (runner._batch if runtime == "openvino" else runner._at_once) == step
+
+
+@pytest.mark.parametrize("runtime", ["torch", "openvino"])
+def test_steps_of_one_crop_give_the_same(monkeypatch, runtime):
+    monkeypatch.setattr(_runner, "_CACHED", 1)
+    X = pictures(40)
+    expected = CNNFeatures(small(), crops="ten", precision="exact", store=None).fit_transform(X)
+    features = CNNFeatures(small(), crops="ten", runtime=runtime, store=None).fit_transform(X)
+    assert distance(features, expected) < 1e-5
 
 
 @pytest.mark.usefixtures("plain")

@@ -1,6 +1,7 @@
 """Convolutions in three products of bfloat16 numbers are those of float32, but for rounding."""
 
 import numpy as np
+import openvino
 import pytest
 import torch
 from sklearn.datasets import load_sample_images
@@ -29,6 +30,7 @@ class Shared(nn.Module):
             self.narrow = nn.Conv2d(128, 24, 1)
             self.scaled = nn.Conv2d(128, 256, 1)
             self.pooled = nn.Conv2d(128, 256, 1)
+            self.gated = nn.Conv2d(128, 256, 1)
             self.subtracted = nn.Conv2d(128, 256, 1, bias=False)
             self.end = nn.Identity()
 
@@ -37,20 +39,27 @@ class Shared(nn.Module):
         x = torch.relu(self.first(x)) + self.second(x)
         x = self.apart(x)
         gates = torch.relu(self.pooled(x.mean(dim=(2, 3), keepdim=True)))
-        parts = [self.narrow(x), 3 - self.subtracted(x), self.scaled(x) * 0.5 * gates]
-        return self.end(torch.cat(parts, dim=1))
+        parts = [self.narrow(x), 0.03 - self.subtracted(x), self.scaled(x) * 0.5 * gates]
+        return self.end(torch.cat([*parts, nn.functional.silu(self.gated(x))], dim=1))
 
 
-def runner(monkeypatch, *, in_products, step=4, precision="auto"):
+def own(module=None):
+    module = module or Shared()
+    return Backbone(module.eval(), preprocessing=Preprocessing(size=32, resize=32))
+
+
+def runner(monkeypatch, *, in_products, precision="auto"):
     monkeypatch.setattr(_openvino, "has_matrix_units", lambda: in_products)
-    own = Backbone(Shared().eval(), preprocessing=Preprocessing(size=32, resize=32))
     recipe = Recipe(("end",), pooling="flatten", precision=precision)
-    return exported("openvino", Export(own, recipe), CPU, step)
+    return exported("openvino", Export(own(), recipe), CPU, 4)
 
 
-def in_products(runner):
+def cut(runner):
     """Names of the layers in three products."""
-    names = [op.get_friendly_name() for op in runner._compiled.get_runtime_model().get_ops()]
+    core = openvino.Core()
+    export = Export(own(), Recipe(("end",)))
+    model = _three_products.in_three_products(core, runner._read(export))
+    names = [op.get_friendly_name() for op in model.get_ops()]
     return {name.split("/")[2] for name in names if name.startswith(_three_products._MARK)}
 
 
@@ -66,9 +75,8 @@ def test_products_add_up_to_those_of_float32(monkeypatch):
         runner(monkeypatch, in_products=way, precision=precision)
         for way, precision in ((True, "auto"), (False, "auto"), (True, "bf16"))
     )
-    assert in_products(split) == {"first", "second"}
-    assert not in_products(plain)
-    assert not in_products(rough)
+    assert cut(split) == {"first", "second", "gated"}
+    assert [one.uses_matrix_units for one in (split, plain, rough)] == [True, False, False]
     far = [distances(one._run(x)[0].flatten(1).numpy(), exact) for one in (split, plain)]
     assert far[0].max() < 1e-5
     assert far[1].max() < 1e-6
@@ -98,25 +106,53 @@ def test_features_of_real_pictures(monkeypatch):
     assert 1e-7 < distances(features, expected).max() < 2e-5
 
 
-def test_a_release_without_what_it_takes_computes_in_float32(monkeypatch):
-    monkeypatch.setattr(_three_products, "_VERSION", "unknown")
-    assert not in_products(runner(monkeypatch, in_products=True))
+def test_several_layers_and_ten_crops(monkeypatch):
+    monkeypatch.setattr(_openvino, "has_matrix_units", lambda: True)
+    X = np.random.default_rng(0).integers(0, 256, (5, 40, 36, 3), dtype=np.uint8)
+    asked = {"layer": ["second", "end"], "crops": "ten", "store": None}
+    expected, features = (
+        CNNFeatures(own(), precision=precision, runtime=runtime, **asked).fit_transform(X)
+        for precision, runtime in (("exact", "torch"), ("auto", "openvino"))
+    )
+    assert distances(features, expected).max() < 2e-5
 
 
-@pytest.mark.parametrize(("has", "others"), [(True, ["openvino"]), (False, None)])
-def test_with_matrix_units_nothing_else_is_tried(monkeypatch, has, others):
-    for module in (_runtime, _openvino):
-        monkeypatch.setattr(module, "has_matrix_units", lambda: has)
+@pytest.mark.parametrize("name", ["_VERSION", "_TYPES"])
+def test_a_release_without_what_it_takes_computes_in_float32(monkeypatch, name):
+    monkeypatch.setattr(_three_products, name, {"_VERSION": "unknown", "_TYPES": {}}[name])
+    assert not runner(monkeypatch, in_products=True).uses_matrix_units
+
+
+def test_rough_sums_are_noticed(monkeypatch):
+    rough = _three_products._weights
+
+    def weights(values):
+        tensor = rough(values)
+        tensor.data.view(np.int16)[:, -values.shape[1] :] = 0  # x1 w2 is missing
+        return tensor
+
+    monkeypatch.setattr(_three_products, "_weights", weights)
+    assert not runner(monkeypatch, in_products=True).uses_matrix_units
+
+
+@pytest.mark.parametrize(
+    ("has", "module", "kinds"),
+    [
+        (True, Shared, [OpenVinoRunner]),
+        (True, lambda: nn.Conv2d(3, 8, 3), [OpenVinoRunner, OnnxRunner]),
+        (False, Shared, [OpenVinoRunner, OnnxRunner]),
+    ],
+)
+def test_nothing_else_is_tried_where_matrix_units_are_used(monkeypatch, has, module, kinds):
+    for place in (_runtime, _openvino):
+        monkeypatch.setattr(place, "has_matrix_units", lambda: has)
     monkeypatch.setattr(_runtime, "_time_of", lambda runner: 6 / 300 * 4)
-    own = Backbone(Shared().eval(), preprocessing=Preprocessing(size=32, resize=32))
     fewer, more = (
-        _runtime.make_runner(own, Recipe(), CPU, n_images=n, step=4, n_threads=1)
+        _runtime.make_runner(own(module()), Recipe(), CPU, n_images=n, step=4, n_threads=1)
         for n in (299, 900)
     )
     assert isinstance(fewer, _runtime._FastestRunner) == has, "worth it sooner"
-    assert more._others == (others or ["onnxruntime", "openvino"])
     tried = []
     monkeypatch.setattr(_runtime, "_fastest_of", lambda runners: tried.extend(runners) or tried[-1])
     more.settle()
-    kinds = [OpenVinoRunner] if has else [OnnxRunner, OpenVinoRunner]
     assert [type(one) for one in tried[1:]] == kinds
