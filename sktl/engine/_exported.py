@@ -92,7 +92,7 @@ class Export:
 
 
 def _check_export(runner: Runner, export: Export) -> None:
-    """Compare an exported network with the one that it was made of, for batches of other sizes.
+    """Compare an exported network with the one that it was made of, for other numbers of pictures.
 
     What the tracer saw for two pictures, such as a Python loop, need not hold for three.
     """
