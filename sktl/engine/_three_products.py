@@ -105,15 +105,17 @@ def _is_scaled(operation: Any) -> bool:
         kind = op.get_type_name()
         if kind == "Subtract":  # of which OpenVINO makes a sum with the negative
             return True
-        if kind in ("Multiply", "Divide", "Add") and any(map(_is_fixed, _inputs(op))):
-            return kind != "Add" or _is_scaled(op)
+        has_fixed = any(_is_fixed(given) for given in _inputs(op))
+        if has_fixed and (kind in ("Multiply", "Divide") or (kind == "Add" and _is_scaled(op))):
+            return True
     return False
 
 
-def _is_fixed(operation: Any) -> bool:
-    """Whether it gives the same whatever the picture is."""
-    inputs = _inputs(operation)
-    return operation.get_type_name() == "Constant" or (bool(inputs) and all(map(_is_fixed, inputs)))
+def _is_fixed(operation: Any, depth: int = 3) -> bool:
+    """Whether it gives the same whatever the picture is, as far as a few steps back tell."""
+    inputs = _inputs(operation) if depth else []
+    is_made_of_fixed = bool(inputs) and all(_is_fixed(given, depth - 1) for given in inputs)
+    return operation.get_type_name() == "Constant" or is_made_of_fixed
 
 
 def _inputs(operation: Any) -> list[Any]:
