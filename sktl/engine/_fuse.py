@@ -11,7 +11,7 @@ from torch import nn
 if TYPE_CHECKING:
     from sktl.backbones import FeatureNetwork
 
-__all__ = ["Fused", "fuse"]
+__all__ = ["Fused", "fuse", "is_same"]
 
 _TOLERANCE = 1e-4
 
@@ -60,11 +60,11 @@ def fuse(network: FeatureNetwork, size: int) -> Fused:
         seen = _watch(network, probe, _is_foldable)
         undo = [_fold(network.replica, step.conv, step.then) for step in seen.steps]
         then = _watch(network, probe, _is_activation)
-        if not _is_same(seen.result, then.result):
+        if not is_same(seen.result, then.result):
             _restore(undo)
             then = _watch(network, probe, _is_activation)
         packed = _pack_all(network, then) if _can_pack(probe) else []
-        if packed and not _is_same(seen.result, network(probe)):
+        if packed and not is_same(seen.result, network(probe)):
             _restore(packed)
     return Fused(len(undo), sum(change.is_conv for change in packed), seen.n_bytes)
 
@@ -128,7 +128,8 @@ def _watch(
     )
 
 
-def _is_same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
+def is_same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
+    """Whether maps are those of a network before it was changed, but for rounding."""
     return all(
         bool((a - b).norm() <= _TOLERANCE * a.norm()) for a, b in zip(one, other, strict=True)
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from sktl.engine._fuse import is_same
 from sktl.engine._runner import Runner, fitting, joined
 from sktl.engine._three_products import has_matrix_units, in_three_products
 
@@ -19,11 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["OpenVinoRunner"]
 
-
 # Crops at once: more gain next to nothing, and what is missing of them is computed for nothing.
 _BATCH = 2
-# Relative L2 distance of maps; seen are some 1e-5.
-_NEAR = 1e-4
 
 
 class OpenVinoRunner(Runner):
@@ -69,11 +67,7 @@ class OpenVinoRunner(Runner):
         self._local = threading.local()
 
     def _is_near(self, export: Export) -> bool:
-        return all(
-            float((one - other).norm()) <= _NEAR * float(other.norm())
-            for x, expected in export.samples
-            for one, other in zip(self._run(x), expected, strict=True)
-        )
+        return all(is_same(expected, self._run(x)) for x, expected in export.samples)
 
     def _read(self, export: Export) -> Any:
         """The model, for (n, H, W, 3) pictures."""
