@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from sktl.images import ImageCollection
 from sktl.images._decode import BadImageError, is_encoded
 from sktl.images._digest import digest_picture
-from sktl.images._quiet import PILLOW_QUIET
+from sktl.utils._quiet import PILLOW_QUIET
 
 __all__ = ["THUMB", "Look", "look_at"]
 

@@ -1,7 +1,8 @@
-"""Networks exported to ONNX, and the programs beside PyTorch that run them."""
+"""Networks handed over to other programs than PyTorch, and compared with what they were."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import shutil
@@ -9,14 +10,15 @@ import tempfile
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sktl.engine._openvino import OpenVinoRunner
+from sktl.engine._openvino import OpenVinoRunner, as_openvino
 from sktl.engine._runner import Runner
+from sktl.engine._three_products import has_matrix_units
 from sktl.exceptions import ParameterError
-from sktl.utils._onnx import write_onnx
+from sktl.utils._tracing import write_onnx
 
 if TYPE_CHECKING:
     from sktl.backbones import Backbone
@@ -35,7 +37,7 @@ class OnnxRunner(Runner):
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors
         self.session = library.InferenceSession(
-            export.file, options, providers=["CPUExecutionProvider"]
+            export.onnx, options, providers=["CPUExecutionProvider"]
         )
 
     def _run(self, x: torch.Tensor) -> list[torch.Tensor]:
@@ -49,33 +51,54 @@ EXPORTED: dict[str, Callable[..., Runner]] = {
 }
 
 
+# How far what a runner gives may be from the network, relative to its norm.
+_TOLERANCE = 1e-3
+_WITH_MATRIX_UNITS = 1e-4
+_ROUGH = 0.2
+
+
 def exported(runtime: str, export: Export, device: torch.device, step: int) -> Runner:
     """The runner of an exported network, compared with the network that it was made of."""
+    is_rough = export.recipe.precision == "bf16"
+    runner: Runner
+    if runtime == "openvino" and has_matrix_units() and not is_rough:
+        with contextlib.suppress(Exception):  # products of float32 numbers will do
+            runner = OpenVinoRunner(export, device, step, uses_matrix_units=True)
+            _check(runner, export, _WITH_MATRIX_UNITS)
+            return runner
     try:
         runner = EXPORTED[runtime](export, device, step)
     except Exception as error:
         name = export.backbone.spec.name
         raise ParameterError(f'{name} cannot be run by runtime="{runtime}": {error}') from error
-    _check_export(runner, export)
+    _check(runner, export, _ROUGH if is_rough else _TOLERANCE)
     return runner
 
 
 class Export:
-    """What a network is as ONNX, for batches of any size."""
+    """A network for other runtimes, which take from it what they need."""
 
     def __init__(self, backbone: Backbone, recipe: Recipe) -> None:
         self.backbone, self.recipe = backbone, recipe
-        network = backbone.feature_network(recipe.layers, device=torch.device("cpu"))
-        names = [f"layer_{i}" for i in range(len(recipe.layers))]
+
+    def network(self) -> torch.nn.Module:
+        """A copy on the CPU. One that went through an exporter gives other numbers afterwards."""
+        return self.backbone.feature_network(self.recipe.layers, device=torch.device("cpu"))
+
+    @functools.cached_property
+    def openvino(self) -> Any:
+        """The network as a model of OpenVINO."""
+        return as_openvino(self.network(), self.noise(2, seed=0))
+
+    @functools.cached_property
+    def onnx(self) -> Path:
+        """The network as an ONNX file, for batches of any size."""
         folder = tempfile.mkdtemp()
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        self.file = Path(folder, "network.onnx")
-        try:
-            write_onnx(network, [self.noise(2, seed=0)], self.file, inputs=["x"], outputs=names)
-        except Exception as error:
-            raise ParameterError(
-                f"{backbone.spec.name} cannot be exported to ONNX: {error}"
-            ) from error
+        file = Path(folder, "network.onnx")
+        names = [f"layer_{i}" for i in range(len(self.recipe.layers))]
+        write_onnx(self.network(), [self.noise(2, seed=0)], file, inputs=["x"], outputs=names)
+        return file
 
     def noise(self, n: int, *, seed: int) -> torch.Tensor:
         """(n, 3, size, size) numbers from 0 to 1."""
@@ -85,19 +108,17 @@ class Export:
     @functools.cached_property
     def samples(self) -> list[tuple[torch.Tensor, list[torch.Tensor]]]:
         """Some pictures, and what the network makes of them."""
-        # Not the one that went through the exporter, which gives other numbers afterwards.
-        network = self.backbone.feature_network(self.recipe.layers, device=torch.device("cpu"))
+        network = self.network()
         with torch.inference_mode():
             return [(x, network(x)) for x in (self.noise(n, seed=n) for n in (1, 3))]
 
 
-def _check_export(runner: Runner, export: Export) -> None:
+def _check(runner: Runner, export: Export, tolerance: float) -> None:
     """Compare an exported network with the one that it was made of, for other numbers of pictures.
 
     What the tracer saw for two pictures, such as a Python loop, need not hold for three.
     """
     name = export.backbone.spec.name
-    tolerance = 0.2 if export.recipe.precision == "bf16" else 1e-3
     for x, expected in export.samples:
         try:
             found = runner._run(x)
@@ -109,10 +130,10 @@ def _check_export(runner: Runner, export: Export) -> None:
             )
         except Exception as error:
             raise ParameterError(
-                f"{name} cannot be exported to ONNX for batches of any size: {error}"
+                f"{name} cannot be exported for batches of any size: {error}"
             ) from error
         if not same:
             raise ParameterError(
-                f"{name} exported to ONNX gives other numbers for {len(x)} pictures; use "
+                f"{name} gives other numbers for {len(x)} pictures when exported; use "
                 'runtime="torch"'
             )

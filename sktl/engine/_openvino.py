@@ -1,8 +1,7 @@
-"""Exported networks as OpenVINO runs them."""
+"""Networks as OpenVINO runs them."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import math
 import threading
@@ -11,17 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from sktl.engine._fuse import is_same
-from sktl.engine._runner import Runner, fitting, joined
-from sktl.engine._three_products import has_matrix_units, in_three_products
+from sktl.engine._runner import Runner, joined
+from sktl.engine._three_products import in_three_products
+from sktl.utils._tracing import traced
 
 if TYPE_CHECKING:
     from sktl.engine._exported import Export
 
-__all__ = ["OpenVinoRunner"]
+__all__ = ["OpenVinoRunner", "as_openvino"]
 
-# Crops at once: more gain next to nothing, and what is missing of them is computed for nothing.
-_BATCH = 2
+# Crops at once; more where the weights take that many times the memory of the largest map, as
+# fetching them takes a part of the time then.
+_BATCH, _LARGER_BATCH = 2, 4
+_HEAVY = 10
 
 
 class OpenVinoRunner(Runner):
@@ -30,22 +31,27 @@ class OpenVinoRunner(Runner):
     It computes batches of one size, as it prepares more of a model whose shapes are known.
     """
 
-    def __init__(self, export: Export, device: torch.device, step: int) -> None:
+    def __init__(
+        self,
+        export: Export,
+        device: torch.device,
+        step: int,
+        *,
+        uses_matrix_units: bool = False,
+    ) -> None:
         super().__init__(export.backbone, export.recipe, device, step)
-        is_rough = self.recipe.precision == "bf16"
-        self._core = importlib.import_module("openvino").Core()
-        self._options = {
-            "INFERENCE_PRECISION_HINT": "bf16" if is_rough else "f32",
+        self.uses_matrix_units = uses_matrix_units
+        core = importlib.import_module("openvino").Core()
+        model = export.openvino.clone()
+        if uses_matrix_units:
+            model = in_three_products(core, model)
+        options = {
+            "INFERENCE_PRECISION_HINT": "bf16" if self.recipe.precision == "bf16" else "f32",
             "PERFORMANCE_HINT": "THROUGHPUT",
         }
-        if has_matrix_units() and not is_rough:
-            with contextlib.suppress(Exception):  # products of float32 numbers will do
-                model = in_three_products(self._core, self._read(export))
-                if model is not None:
-                    self._compile(model)
-                    self.uses_matrix_units = self._is_near(export)
-        if not self.uses_matrix_units:
-            self._compile(self._read(export))
+        self._compiled = core.compile_model(model, "CPU", options)
+        self._batch = int(self._compiled.input().get_shape()[0])
+        self._local = threading.local()
 
     def _run(self, x: torch.Tensor) -> list[torch.Tensor]:
         if not hasattr(self._local, "request"):
@@ -61,32 +67,55 @@ class OpenVinoRunner(Runner):
         arrays = self._local.request.infer([pixels], share_inputs=True)
         return [torch.from_numpy(np.array(arrays[out][:n])) for out in self._compiled.outputs]
 
-    def _compile(self, model: Any) -> None:
-        self._compiled = self._core.compile_model(model, "CPU", self._options)
-        self._batch = int(self._compiled.input().get_shape()[0])
-        self._local = threading.local()
 
-    def _is_near(self, export: Export) -> bool:
-        return all(is_same(expected, self._run(x)) for x, expected in export.samples)
+def as_openvino(network: torch.nn.Module, pixels: torch.Tensor) -> Any:
+    """A network as a model of OpenVINO.
 
-    def _read(self, export: Export) -> Any:
-        """The model, for (n, H, W, 3) pictures."""
-        openvino = importlib.import_module("openvino")
-        model = self._core.read_model(export.file)
-        picture = [3, self.preprocessing.size, self.preprocessing.size]
-        model.reshape([1, *picture])
-        model.reshape([fitting(_largest(model), _BATCH), *picture])
-        steps = openvino.preprocess.PrePostProcessor(model)
-        steps.input().tensor().set_layout(openvino.Layout("NHWC"))
-        steps.input().model().set_layout(openvino.Layout("NCHW"))
-        return steps.build()
+    Parameters
+    ----------
+    network : nn.Module
+        The network.
+    pixels : Tensor of shape (n, 3, size, size)
+        What it is traced with.
+
+    Returns
+    -------
+    model : openvino.Model
+        For batches of a size that suits it, of shape (size, size, 3) each. Its constants are the
+        network's tensors.
+
+    Raises
+    ------
+    Exception
+        Of the tracer, of OpenVINO or of the network.
+    """
+    # What openvino.convert_model does, but for telling its makers of each call.
+    openvino = importlib.import_module("openvino")
+    frontends = importlib.import_module("openvino.frontend").FrontEndManager()
+    decoders = importlib.import_module("openvino.frontend.pytorch.ts_decoder")
+    passes = importlib.import_module("openvino._offline_transformations")
+    frontend = frontends.load_by_framework("pytorch")
+    decoder = decoders.TorchScriptPythonDecoder(traced(network, pixels))
+    model = frontend.convert(frontend.load(decoder))  # the decoder has to outlive this
+    picture = list(pixels.shape[1:])
+    model.reshape([1, *picture])
+    weights, largest = _sizes(model)
+    model.reshape([_LARGER_BATCH if weights > _HEAVY * largest else _BATCH, *picture])
+    steps = openvino.preprocess.PrePostProcessor(model)
+    steps.input().tensor().set_layout(openvino.Layout("NHWC"))
+    steps.input().model().set_layout(openvino.Layout("NCHW"))
+    model = steps.build()
+    passes.apply_moc_transformations(model, False)  # batch normalisations become convolutions'
+    return model
 
 
-def _largest(model: Any) -> int:
-    """Bytes of the largest result of an operation."""
-    given = ("Constant", "Parameter")
-    computed = (op for op in model.get_ops() if op.get_type_name() not in given)
-    results = [result for op in computed for result in op.outputs()]
-    known = [result for result in results if result.get_partial_shape().is_static]
-    sizes: list[int] = [math.prod(r.get_shape()) * r.get_element_type().size for r in known]
-    return max(sizes, default=0)
+def _sizes(model: Any) -> tuple[int, int]:
+    """Bytes of all constants, and of the largest result of an operation."""
+    constants: list[int] = []
+    results = [0]
+    for op in model.get_ops():
+        for result in op.outputs():
+            if result.get_partial_shape().is_static:
+                n_bytes = math.prod(result.get_shape()) * result.get_element_type().size
+                (constants if op.get_type_name() == "Constant" else results).append(n_bytes)
+    return sum(constants), max(results)

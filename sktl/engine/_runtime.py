@@ -40,17 +40,19 @@ _PRECISIONS = {
     "onnxruntime": ("auto",),
     "openvino": ("auto", "bf16"),
 }
+# What has to be installed; the first one is the name of the extra.
+_PACKAGES = {"onnxruntime": ("onnx", "onnxruntime"), "openvino": ("openvino",)}
 # Finding what can be fused costs as much as a few pictures.
 _WORTH_FUSING = 32
 # Finding out how long a picture takes costs as much as eight of them.
-_WORTH_TIMING = 256
+_WORTH_TIMING = 128
 # Exporting a network and timing it against PyTorch takes some seconds, more for large ones, and
 # saves a tenth or two of those that forwarding takes. From how many on it is worth it: so many,
 # and so many a byte. OpenVINO with matrix units saves a third and more, so that this part of them
 # will do.
 _WORTH_EXPORTING = 15.0
 _PER_BYTE = 1e-7
-_WITH_MATRIX_UNITS = 1 / 3
+_WITH_MATRIX_UNITS = 1 / 4
 # Seconds beside which warming up is nothing, so that a step is timed once.
 _LONG = 0.5
 
@@ -149,10 +151,10 @@ def make_runner(
 
 def _others(recipe: Recipe, device: torch.device) -> list[str]:
     """Runtimes beside PyTorch that are installed and do what is asked."""
-    if device.type != "cpu" or importlib.util.find_spec("onnx") is None:
+    if device.type != "cpu":
         return []
     able = [name for name in EXPORTED if recipe.precision in _PRECISIONS[name]]
-    return [name for name in able if importlib.util.find_spec(name)]
+    return [name for name in able if all(map(importlib.util.find_spec, _PACKAGES[name]))]
 
 
 def _enough_for(runner: TorchRunner, n_images: int, n_threads: int, others: list[str]) -> float:
@@ -204,9 +206,9 @@ def check_runtime(runtime: Runtime, precision: str, device: torch.device) -> Non
         return
     if device.type != "cpu":
         raise ParameterError(f'device must be "cpu" with runtime="{runtime}"; got "{device}".')
-    extra = "onnx" if runtime == "onnxruntime" else "openvino"
-    for package in ("onnx", runtime):
+    for package in _PACKAGES[runtime]:
         if importlib.util.find_spec(package) is None:
+            extra = _PACKAGES[runtime][0]
             import_optional(package, extra=extra, caller=f'runtime="{runtime}"')
 
 

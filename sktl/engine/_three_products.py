@@ -31,6 +31,8 @@ _WORTH_CUTTING = 500
 _FEWEST_CHANNELS = 32
 # With fewer places of a map and pictures, fetching the weights is what takes the time.
 _FEWEST_PLACES = 64
+# What OpenVINO makes multiplications of. Those that a network has are in its weights by now.
+_SCALING = ("Divide", "Subtract")
 # The names that OpenVINO's format has for an operation whose result has a type of its own.
 _VERSION = "type_relaxed_opset1"
 _TYPES = {"type_relax": "true", "input_data_types": "", "output_data_types": "f32"}
@@ -42,8 +44,8 @@ def has_matrix_units() -> bool:
     return bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
-def in_three_products(core: Any, model: Any) -> Any | None:
-    """A float32 model with its large convolutions computed in three products, if there are any.
+def in_three_products(core: Any, model: Any) -> Any:
+    """A float32 model with its large convolutions computed in three products.
 
     Parameters
     ----------
@@ -54,13 +56,14 @@ def in_three_products(core: Any, model: Any) -> Any | None:
 
     Returns
     -------
-    model : openvino.Model or None
-        Another one, or None if nothing is large enough.
+    model : openvino.Model
+        Another one.
 
     Raises
     ------
     Exception
-        If this release of OpenVINO has other names for what is needed.
+        If no convolution is large enough, or this release of OpenVINO has other names for what is
+        needed.
     """
     ops = importlib.import_module("openvino.opset13")
     cut: dict[tuple[str, int], Any] = {}
@@ -81,7 +84,9 @@ def in_three_products(core: Any, model: Any) -> Any | None:
         )
         products.set_friendly_name(_MARK + op.get_friendly_name())
         op.output(0).replace(ops.convert(products, "f32").output(0))
-    return _with_float32_sums(core, model) if cut else None
+    if not cut:
+        raise ValueError("no convolution is large enough")
+    return _with_float32_sums(core, model)
 
 
 def _is_worth_it(convolution: Any) -> bool:
@@ -96,30 +101,15 @@ def _is_worth_it(convolution: Any) -> bool:
 
 
 def _is_scaled(operation: Any) -> bool:
-    """Whether what an operation gives is multiplied by a constant next, be it with a bias.
+    """Whether OpenVINO will multiply what an operation gives, be it with a bias, by a constant.
 
-    OpenVINO would multiply the weights instead, which are of another type than it expects then.
+    It would multiply the weights instead, which are of another type than it expects then.
     """
-    for port in operation.output(0).get_target_inputs():
-        op = port.get_node()
-        kind = op.get_type_name()
-        if kind == "Subtract":  # of which OpenVINO makes a sum with the negative
-            return True
-        has_fixed = any(_is_fixed(given) for given in _inputs(op))
-        if has_fixed and (kind in ("Multiply", "Divide") or (kind == "Add" and _is_scaled(op))):
-            return True
-    return False
-
-
-def _is_fixed(operation: Any, depth: int = 3) -> bool:
-    """Whether it gives the same whatever the picture is, as far as a few steps back tell."""
-    inputs = _inputs(operation) if depth else []
-    is_made_of_fixed = bool(inputs) and all(_is_fixed(given, depth - 1) for given in inputs)
-    return operation.get_type_name() == "Constant" or is_made_of_fixed
-
-
-def _inputs(operation: Any) -> list[Any]:
-    return [operation.input_value(i).get_node() for i in range(operation.get_input_size())]
+    following = [port.get_node() for port in operation.output(0).get_target_inputs()]
+    return any(
+        op.get_type_name() in _SCALING or (op.get_type_name() == "Add" and _is_scaled(op))
+        for op in following
+    )
 
 
 def _weights(weights: npt.NDArray[np.float32]) -> Any:
@@ -141,19 +131,18 @@ def _with_float32_sums(core: Any, model: Any) -> Any:
     OpenVINO's own passes alone; models that are read from files can have it.
     """
     openvino = importlib.import_module("openvino")
-    with tempfile.TemporaryDirectory() as folder:
-        files = [Path(folder, name) for name in ("model.xml", "model.bin")]
-        openvino.serialize(model, *files)
-        root = ElementTree.fromstring(files[0].read_bytes())
-        tensor = openvino.Tensor(openvino.Type.u8, openvino.Shape([files[1].stat().st_size]))
-        with files[1].open("rb") as file:
-            file.readinto(tensor.data)
-    marked = (x for x in root.iter("layer") if x.get("name", "").startswith(_MARK))
-    for layer in marked:
-        layer.set("version", _VERSION)
-        for data in layer.iterfind("data"):
-            data.attrib.update(_TYPES)
-        for port in layer.iterfind("output/port"):
-            port.set("precision", "FP32")
     core.get_versions("CPU")  # the CPU's operations are known once it is loaded
-    return core.read_model(ElementTree.tostring(root), tensor)
+    # The weights' file stays open: some systems delete it, and so the folder, when it is closed.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        file = Path(folder, "model.xml")
+        openvino.serialize(model, file)
+        tree = ElementTree.parse(file)
+        marked = (x for x in tree.iter("layer") if x.get("name", "").startswith(_MARK))
+        for layer in marked:
+            layer.set("version", _VERSION)
+            for data in layer.iterfind("data"):
+                data.attrib.update(_TYPES)
+            for port in layer.iterfind("output/port"):
+                port.set("precision", "FP32")
+        tree.write(file)
+        return core.read_model(file)

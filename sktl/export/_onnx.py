@@ -23,8 +23,8 @@ from sktl.feature_extraction import CNNFeatures
 from sktl.images import as_images
 from sktl.neural_network import CNNClassifier
 from sktl.nn.pooling import pool
-from sktl.utils._onnx import write_onnx
 from sktl.utils._optional import import_optional
+from sktl.utils._tracing import write_onnx
 
 if TYPE_CHECKING:
     from sktl.backbones import Preprocessing

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, ImageColor, UnidentifiedImageError
 
 from sktl.exceptions import BadImage, ImageDecodeError, ParameterError
-from sktl.images._quiet import PILLOW_QUIET
+from sktl.utils._quiet import PILLOW_QUIET
 
 __all__ = [
     "RGB",

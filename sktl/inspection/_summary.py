@@ -10,9 +10,9 @@ from PIL import ExifTags, Image
 
 from sktl.images import ImageCollection
 from sktl.images._decode import is_encoded
-from sktl.images._quiet import PILLOW_QUIET
 from sktl.inspection._grid import make_axes, shorten
 from sktl.inspection._pictures import labels_of, pictures_of, read_pictures
+from sktl.utils._quiet import PILLOW_QUIET
 
 __all__ = ["ImageSetDisplay"]
 

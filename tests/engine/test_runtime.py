@@ -1,12 +1,15 @@
 """Whatever runs the network, the features are the same."""
 
+import gc
 import importlib.util
 import math
 import shutil
+import sys
 import threading
 from typing import ClassVar
 
 import numpy as np
+import openvino
 import pytest
 import torch
 from PIL import Image
@@ -15,9 +18,9 @@ from torch import nn
 
 from sktl import CNNFeatures, FeatureStore, as_images
 from sktl.backbones import Backbone, Preprocessing
-from sktl.engine import Network, Recipe, _forward, _openvino, _runner, _runtime
+from sktl.engine import Network, Recipe, _exported, _forward, _runner, _runtime
 from sktl.engine._exported import OnnxRunner
-from sktl.engine._openvino import OpenVinoRunner
+from sktl.engine._openvino import OpenVinoRunner, as_openvino
 from sktl.engine._runner import TorchRunner, fitting
 from sktl.engine._runtime import check_runtime
 from sktl.exceptions import BatchSizeWarning, MissingDependencyError, ParameterError
@@ -139,7 +142,7 @@ def used(monkeypatch):
 @pytest.fixture
 def plain(monkeypatch):
     """As on a machine without matrix units."""
-    for module in (_openvino, _runtime):
+    for module in (_exported, _runtime):
         monkeypatch.setattr(module, "has_matrix_units", lambda: False)
 
 
@@ -159,7 +162,7 @@ def test_many_pictures_go_to_the_runtime_that_is_found_to_be_fastest(monkeypatch
     assert used == [fastest.__name__], "settled once"
     used.clear()
     monkeypatch.setattr(_runtime, "_time_of", lambda runner: 15 / 150 * 4)
-    for n, most in ((31, 31), (255, 255), (256, 300), (300, 300), (301, math.inf)):
+    for n, most in ((31, 31), (127, 127), (128, 300), (300, 300), (301, math.inf)):
         runner = _runtime.make_runner(*args, n_images=n, step=4, n_threads=2)
         assert runner.most == pytest.approx(most, rel=1e-3)
         assert isinstance(runner, _runtime._FastestRunner) == (n == 301), "when it is worth it"
@@ -168,7 +171,7 @@ def test_many_pictures_go_to_the_runtime_that_is_found_to_be_fastest(monkeypatch
     assert runner.most == pytest.approx(300, rel=1e-3)
 
 
-def test_maps_of_a_step_fit_the_caches(monkeypatch):
+def test_maps_of_a_step_fit_the_caches_of_pytorch(monkeypatch):
     assert [fitting(n << 20, 4) for n in (0, 1, 5, 6, 10, 11, 99)] == [4, 4, 4, 2, 2, 1, 1]
     assert [fitting(n << 20, 10) for n in (1, 3, 5, 11)] == [10, 5, 2, 1]
     assert fitting(0, 1 << 60) == 1 << 60
@@ -176,9 +179,16 @@ def test_maps_of_a_step_fit_the_caches(monkeypatch):
     largest = 4 * 8 * 11 * 11  # bytes; the map of the first convolution
     for most, step in ((largest, 1), (3 * largest, 2)):
         monkeypatch.setattr(_runner, "_CACHED", most)
-        for runtime in ("torch", "openvino"):
-            runner = _runtime.make_runner(*args, runtime, n_images=40, step=4)
-            assert (runner._batch if runtime == "openvino" else runner._at_once) == step
+        assert _runtime.make_runner(*args, "torch", n_images=40, step=4)._at_once == step
+
+
+@pytest.mark.parametrize(("n_out", "batch"), [(110, 2), (130, 4)])
+def test_openvino_gets_larger_batches_where_fetching_weights_takes_time(n_out, batch):
+    # The largest map is the picture, of 3 * 32 * 32 numbers, and ten times it the head with 120.
+    layers = nn.Conv2d(3, 4, 3, stride=4, padding=1), nn.Flatten(), nn.Linear(4 * 8 * 8, n_out)
+    own = Backbone(nn.Sequential(*layers), preprocessing=Preprocessing(size=32, resize=32))
+    args = own, Recipe(("2",)), torch.device("cpu"), "openvino"
+    assert _runtime.make_runner(*args, n_images=40, step=4)._batch == batch
 
 
 @pytest.mark.parametrize("runtime", ["torch", "openvino"])
@@ -234,11 +244,53 @@ def test_timing_a_runner_runs_it_and_a_slow_one_once(monkeypatch, used):
 def test_a_network_that_cannot_be_exported_is_named(monkeypatch):
     monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: 1 / 0)
     features = CNNFeatures(small(), runtime="onnxruntime", store=None)
-    with pytest.raises(ParameterError, match="cannot be exported to ONNX: division"):
+    with pytest.raises(ParameterError, match='cannot be run by runtime="onnxruntime": division'):
         features.fit_transform(pictures())
     for name in ("_WORTH_FUSING", "_WORTH_TIMING", "_WORTH_EXPORTING"):
         monkeypatch.setattr(_runtime, name, 0)
     CNNFeatures(small(), store=None).fit_transform(pictures()), "which PyTorch then does"
+
+
+class Attending(nn.Module):
+    """Has an operation that ONNX has not."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.patches = nn.Conv2d(3, 16, 8, stride=8)
+            self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2).transpose(1, 2)  # (n, places, channels)
+        return self.attention(x, x, x, need_weights=False)[0].mean(dim=1)
+
+
+def test_openvino_needs_no_onnx(monkeypatch):
+    own = Backbone(Attending(), preprocessing=Preprocessing(size=32, resize=32))
+    expected = CNNFeatures(own, precision="exact", store=None).fit_transform(pictures())
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "onnx" else find(name)
+    )
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    features = CNNFeatures(own, runtime="openvino", store=None).fit_transform(pictures())
+    assert distance(features, expected) < 1e-5
+    with pytest.raises(MissingDependencyError):
+        CNNFeatures(own, runtime="onnxruntime", store=None).fit(pictures())
+
+
+def test_what_openvino_has_outlives_the_network():
+    network, x = Attending().eval(), torch.rand((2, 3, 32, 32))
+    expected = network(x).detach()
+    model = as_openvino(network, x)
+    del network
+    gc.collect()
+    torch.full((1 << 20,), 7.0)  # where the weights could have been
+    options = {"INFERENCE_PRECISION_HINT": "f32"}
+    request = openvino.Core().compile_model(model, "CPU", options).create_infer_request()
+    (found,) = request.infer([x.permute(0, 2, 3, 1).contiguous().numpy()]).values()
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
 
 
 class Unknown(nn.Module):
@@ -255,7 +307,7 @@ class Unknown(nn.Module):
 def test_nothing_is_printed_where_an_operation_cannot_be_exported(monkeypatch, capfd):
     own = Backbone(Unknown(), preprocessing=Preprocessing(size=32, resize=32))
     features = CNNFeatures(own, runtime="onnxruntime", store=None)
-    with pytest.raises(ParameterError, match=r"exported to ONNX: .*linalg_pinv"):
+    with pytest.raises(ParameterError, match=r"cannot be run by .*linalg_pinv"):
         features.fit_transform(pictures())
     for name in ("_WORTH_FUSING", "_WORTH_TIMING", "_WORTH_EXPORTING"):
         monkeypatch.setattr(_runtime, name, 0)
@@ -273,7 +325,7 @@ def test_what_a_runtime_cannot_do_is_said_before_work(monkeypatch):
     with pytest.raises(ParameterError, match='device must be "cpu" with runtime="openvino"'):
         check_runtime("openvino", "auto", torch.device("cuda"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
+    monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(MissingDependencyError, match=r"pip install \"sktl\[onnx\]\""):
         CNNFeatures(runtime="onnxruntime").fit(pictures())
 

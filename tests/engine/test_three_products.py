@@ -9,7 +9,7 @@ from torch import nn
 
 from sktl import CNNFeatures
 from sktl.backbones import Backbone, Preprocessing
-from sktl.engine import Recipe, _openvino, _runtime, _three_products
+from sktl.engine import Recipe, _exported, _runtime, _three_products
 from sktl.engine._exported import Export, OnnxRunner, exported
 from sktl.engine._openvino import OpenVinoRunner
 
@@ -49,18 +49,18 @@ def own(module=None):
 
 
 def runner(monkeypatch, *, in_products, precision="auto"):
-    monkeypatch.setattr(_openvino, "has_matrix_units", lambda: in_products)
+    monkeypatch.setattr(_exported, "has_matrix_units", lambda: in_products)
     recipe = Recipe(("end",), pooling="flatten", precision=precision)
     return exported("openvino", Export(own(), recipe), CPU, 4)
 
 
-def cut(runner):
+def cut():
     """Names of the layers in three products."""
-    core = openvino.Core()
-    export = Export(own(), Recipe(("end",)))
-    model = _three_products.in_three_products(core, runner._read(export))
+    model = Export(own(), Recipe(("end",))).openvino
+    model = _three_products.in_three_products(openvino.Core(), model)
     names = [op.get_friendly_name() for op in model.get_ops()]
-    return {name.split("/")[2] for name in names if name.startswith(_three_products._MARK)}
+    marked = [name for name in names if name.startswith(_three_products._MARK)]
+    return {name.partition("/")[0].rpartition(".")[2] for name in marked}
 
 
 def distances(found, exact):
@@ -75,7 +75,9 @@ def test_products_add_up_to_those_of_float32(monkeypatch):
         runner(monkeypatch, in_products=way, precision=precision)
         for way, precision in ((True, "auto"), (False, "auto"), (True, "bf16"))
     )
-    assert cut(split) == {"first", "second", "gated"}
+    known = {name for name, _ in Shared().named_children()}
+    assert cut() & known == {"first", "second", "gated"}
+    assert len(cut()) == 4, "and what the scaled one has become"
     assert [one.uses_matrix_units for one in (split, plain, rough)] == [True, False, False]
     far = [distances(one._run(x)[0].flatten(1).numpy(), exact) for one in (split, plain)]
     assert far[0].max() < 1e-5
@@ -99,7 +101,7 @@ def test_batches_of_any_size_give_the_same_bits(monkeypatch, n):
 
 
 def test_features_of_real_pictures(monkeypatch):
-    monkeypatch.setattr(_openvino, "has_matrix_units", lambda: True)
+    monkeypatch.setattr(_exported, "has_matrix_units", lambda: True)
     images = load_sample_images().images
     expected = CNNFeatures(precision="exact", store=None).fit_transform(images)
     features = CNNFeatures(runtime="openvino", store=None).fit_transform(images)
@@ -107,7 +109,7 @@ def test_features_of_real_pictures(monkeypatch):
 
 
 def test_several_layers_and_ten_crops(monkeypatch):
-    monkeypatch.setattr(_openvino, "has_matrix_units", lambda: True)
+    monkeypatch.setattr(_exported, "has_matrix_units", lambda: True)
     X = np.random.default_rng(0).integers(0, 256, (5, 40, 36, 3), dtype=np.uint8)
     asked = {"layer": ["second", "end"], "crops": "ten", "store": None}
     expected, features = (
@@ -144,7 +146,7 @@ def test_rough_sums_are_noticed(monkeypatch):
     ],
 )
 def test_nothing_else_is_tried_where_matrix_units_are_used(monkeypatch, has, module, kinds):
-    for place in (_runtime, _openvino):
+    for place in (_runtime, _exported):
         monkeypatch.setattr(place, "has_matrix_units", lambda: has)
     monkeypatch.setattr(_runtime, "_time_of", lambda runner: 6 / 300 * 4)
     fewer, more = (

@@ -16,7 +16,7 @@ from PIL import Image, features
 from sktl.exceptions import BadImage, ImageDecodeError, SktlError
 from sktl.images import as_images, decode_image
 from sktl.images._decode import BadImageError
-from sktl.images._quiet import PILLOW_QUIET
+from sktl.utils._quiet import PILLOW_QUIET
 
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
 OPTIONS = {"TIFF-LZW": {"compression": "tiff_lzw"}, "WEBP-lossless": {"lossless": True}}

@@ -1,21 +1,50 @@
-"""Networks as ONNX files."""
+"""Networks as graphs, and these as ONNX files."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from sktl.utils._quiet import Quiet
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["write_onnx"]
+__all__ = ["traced", "write_onnx"]
 
-# The exporter, the filters of warnings and the switch of the log are those of the whole process.
+# The tracer, the exporter and the switch of its log are those of the whole process.
 _lock = threading.Lock()
+
+
+def traced(network: torch.nn.Module, pixels: torch.Tensor) -> torch.jit.ScriptModule:
+    """What a network does with a batch, as a graph. Other threads can use other networks meanwhile.
+
+    Parameters
+    ----------
+    network : nn.Module
+        The network.
+    pixels : Tensor
+        The batch.
+
+    Returns
+    -------
+    graph : torch.jit.ScriptModule
+        It shares the network's tensors.
+
+    Raises
+    ------
+    Exception
+        Of the tracer or the network.
+    """
+    import torch
+
+    jit: Any = torch.jit
+    with _lock, _without_warnings(), torch.no_grad():
+        graph: torch.jit.ScriptModule = jit.trace(network, pixels, check_trace=False)
+    return graph
 
 
 def write_onnx(
@@ -46,8 +75,7 @@ def write_onnx(
     """
     import torch
 
-    with _lock, warnings.catch_warnings(), _without_log():
-        warnings.simplefilter("ignore")  # the tracer's remarks about constants
+    with _lock, _without_warnings(), _without_log():
         torch.onnx.export(
             network,
             tuple(pixels),
@@ -57,6 +85,13 @@ def write_onnx(
             dynamic_axes={name: {0: "n"} for name in (*inputs, *outputs)},
             dynamo=False,  # the other exporter cannot follow hooks
         )
+
+
+def _without_warnings() -> Quiet:
+    """Without remarks about constants, and about exporters to come."""
+    from torch.jit._trace import TracerWarning
+
+    return Quiet({"category": TracerWarning}, {"module": r"(torch|sktl\.utils\._tracing)\b"})
 
 
 @contextlib.contextmanager
