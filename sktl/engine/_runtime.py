@@ -53,8 +53,10 @@ _WORTH_TIMING = 128
 _WORTH_EXPORTING = 15.0
 _PER_BYTE = 1e-7
 _WITH_MATRIX_UNITS = 1 / 4
-# Seconds beside which warming up is nothing, so that a step is timed once.
-_LONG = 0.5
+# Seconds beside which warming up is little, so that a step is timed once; and what part of the
+# others' time a runner has to take for there to be no doubt.
+_LONG = 0.25
+_CLEARLY = 2 / 3
 
 # What the runner used last is for, and the runner.
 _last: tuple[Any, Runner] | None = None
@@ -241,13 +243,14 @@ def _fastest_of(runners: list[Runner]) -> Runner:
     """The one that takes the fewest seconds for a step.
 
     They take turns, so that what else the machine does slows all of them, and each has its best
-    turn counted: of up to three, unless the first is long beside any warming up.
+    turn counted: of up to three, as long as the turns are short and there is doubt.
     """
     best = dict.fromkeys(runners, math.inf)
     for _ in range(3):
         for runner in runners:
             best[runner] = min(best[runner], _time_of(runner))
-        if min(best.values()) > _LONG:
+        least, *others = sorted(best.values())
+        if least > _LONG or all(least < _CLEARLY * seconds for seconds in others):
             break
     return min(runners, key=best.__getitem__)
 
