@@ -53,7 +53,7 @@ EXPORTED: dict[str, Callable[..., Runner]] = {
 
 # How far what a runner gives may be from the network, relative to its norm.
 _TOLERANCE = 1e-3
-_WITH_MATRIX_UNITS = 1e-4
+_WITH_MATRIX_UNITS = 5e-4
 _ROUGH = 0.2
 
 
