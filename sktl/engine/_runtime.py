@@ -45,7 +45,7 @@ _PACKAGES = {"onnxruntime": ("onnx", "onnxruntime"), "openvino": ("openvino",)}
 # Finding what can be fused costs as much as a few pictures.
 _WORTH_FUSING = 32
 # Finding out how long a picture takes costs as much as eight of them.
-_WORTH_TIMING = 128
+_WORTH_TIMING = 256
 # Exporting a network and timing it against PyTorch takes some seconds, more for large ones, and
 # saves a tenth or two of those that forwarding takes. From how many on it is worth it: so many,
 # and so many a byte. OpenVINO with matrix units saves a third and more, so that this part of them

@@ -162,7 +162,7 @@ def test_many_pictures_go_to_the_runtime_that_is_found_to_be_fastest(monkeypatch
     assert used == [fastest.__name__], "settled once"
     used.clear()
     monkeypatch.setattr(_runtime, "_time_of", lambda runner: 15 / 150 * 4)
-    for n, most in ((31, 31), (127, 127), (128, 300), (300, 300), (301, math.inf)):
+    for n, most in ((31, 31), (255, 255), (256, 300), (300, 300), (301, math.inf)):
         runner = _runtime.make_runner(*args, n_images=n, step=4, n_threads=2)
         assert runner.most == pytest.approx(most, rel=1e-3)
         assert isinstance(runner, _runtime._FastestRunner) == (n == 301), "when it is worth it"
