@@ -235,8 +235,7 @@ def count(self, pixels):
 
 Runner.__call__ = count
 X = np.random.default_rng(0).integers(0, 256, (200, 40, 40, 3), dtype=np.uint8)
-features = CNNFeatures("resnet18", weights=None, image_size=32, batch_size=4, runtime="torch",
-    store=sys.argv[1])
+features = CNNFeatures("resnet18", weights=None, image_size=32, batch_size=4, store=sys.argv[1])
 print(sum(counts), float(features.transform(X).sum()), sum(counts))
 """
 
