@@ -18,13 +18,13 @@ class Quiet:
     Parameters
     ----------
     *filters : dict
-        Arguments of :func:`warnings.filterwarnings` without the action; each silences what all of
-        its own apply to.
+        Category or module, as of :func:`warnings.filterwarnings`, or both.
     """
+
+    _lock = threading.Lock()  # of all of them
 
     def __init__(self, *filters: dict[str, Any]) -> None:
         self._filters = filters
-        self._lock = threading.Lock()
         self._inside = 0
         self._entries: list[Any] = []
 
@@ -34,8 +34,7 @@ class Quiet:
             if self._inside == 1:
                 for given in self._filters:
                     # The empty alternative keeps this entry apart from one that the user has made.
-                    message = given.get("message", "") + "(?:|)"
-                    warnings.filterwarnings("ignore", **{**given, "message": message})
+                    warnings.filterwarnings("ignore", "(?:|)", **given)
                     self._entries.append(warnings.filters[0])
 
     def __exit__(self, *exc_info: object) -> None:
