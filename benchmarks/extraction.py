@@ -10,9 +10,10 @@ forwarding alone. As each of these takes all cores, one after the other is what 
     python benchmarks/extraction.py [path/to/folder] [--pictures 1024] [--few 96] [--repeats 3]
 
 sktl, whose time has in it what is done once, such as finding the fastest runtime, its bf16 mode and
-both limits are timed on --pictures, all others on the first --few of them: their images/s do not
-depend on how many there are, and they would take an hour. Without a folder, pictures are cut out of
-scikit-learn's two sample images. Networks that no package contains have random weights.
+both limits are timed on --pictures, all others on the last --few of them, with which sktl has long
+found its runtime: their images/s do not depend on how many there are, and they would take an hour.
+Without a folder, pictures are cut out of scikit-learn's two sample images. Networks that no package
+contains have random weights.
 
 Each of the other libraries gets a virtual environment of its own (--peers-env), which sees the
 packages of this one, so that only what is missing or must differ is installed: about 1.6 GB, nearly
@@ -177,7 +178,7 @@ def distance(way, folder):
     if not all(file.exists() for file in files):
         return np.nan
     features, plain = (np.load(file).astype(np.float64) for file in files)
-    features = features[: len(plain)]
+    features = features[-len(plain) :]
     if features.shape != plain.shape:
         return np.nan
     return np.median(np.linalg.norm(features - plain, axis=1) / np.linalg.norm(plain, axis=1))

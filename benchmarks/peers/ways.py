@@ -248,7 +248,7 @@ def note_workers(peak=[0]):  # noqa: B006 - the peak of all calls
 def measure(way, backbone, folder, n):
     extract = WAYS[way](backbone, folder)
     extract(sorted((folder / "warm-up").iterdir()))
-    paths = sorted((folder / "pictures").iterdir())[:n]
+    paths = sorted((folder / "pictures").iterdir())[-n:]
     cpu, start = cpu_seconds(), time.perf_counter()
     features = extract(paths)
     seconds, cpu = time.perf_counter() - start, cpu_seconds() - cpu
