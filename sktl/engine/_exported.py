@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sktl.engine._fuse import is_same
 from sktl.engine._openvino import OpenVinoRunner, as_openvino
 from sktl.engine._runner import Runner
 from sktl.engine._three_products import has_matrix_units
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     from sktl.engine._recipe import Recipe
 
 __all__ = ["EXPORTED", "Export", "OnnxRunner", "exported"]
+
+# How far what a runner gives may be from the network, relative to its norm.
+_TOLERANCE = 1e-3
+_IN_THREE_PRODUCTS = 5e-4
+_ROUGH = 0.2
 
 
 class OnnxRunner(Runner):
@@ -51,12 +57,6 @@ EXPORTED: dict[str, Callable[..., Runner]] = {
 }
 
 
-# How far what a runner gives may be from the network, relative to its norm.
-_TOLERANCE = 1e-3
-_WITH_MATRIX_UNITS = 5e-4
-_ROUGH = 0.2
-
-
 def exported(runtime: str, export: Export, device: torch.device, step: int) -> Runner:
     """The runner of an exported network, compared with the network that it was made of."""
     is_rough = export.recipe.precision == "bf16"
@@ -64,7 +64,7 @@ def exported(runtime: str, export: Export, device: torch.device, step: int) -> R
     if runtime == "openvino" and has_matrix_units() and not is_rough:
         with contextlib.suppress(Exception):  # products of float32 numbers will do
             runner = OpenVinoRunner(export, device, step, uses_matrix_units=True)
-            _check(runner, export, _WITH_MATRIX_UNITS)
+            _check(runner, export, _IN_THREE_PRODUCTS)
             return runner
     try:
         runner = EXPORTED[runtime](export, device, step)
@@ -121,13 +121,7 @@ def _check(runner: Runner, export: Export, tolerance: float) -> None:
     name = export.backbone.spec.name
     for x, expected in export.samples:
         try:
-            found = runner._run(x)
-            pairs = list(zip(found, expected, strict=True))
-            same = all(
-                one.shape == other.shape
-                and float((one - other).norm()) <= tolerance * float(other.norm()) + 1e-6
-                for one, other in pairs
-            )
+            same = is_same(expected, runner._run(x), tolerance, least=1e-6)
         except Exception as error:
             raise ParameterError(
                 f"{name} cannot be exported for batches of any size: {error}"

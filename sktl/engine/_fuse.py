@@ -128,10 +128,30 @@ def _watch(
     )
 
 
-def is_same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
-    """Whether maps are those of a network before it was changed, but for rounding."""
+def is_same(
+    one: list[torch.Tensor],
+    other: list[torch.Tensor],
+    tolerance: float = _TOLERANCE,
+    least: float = 0.0,
+) -> bool:
+    """Whether maps are those of a network before it was changed, but for rounding.
+
+    Parameters
+    ----------
+    one, other : list of Tensor
+        Maps before and after.
+    tolerance : float, default=1e-4
+        How far they may be apart, relative to the norm of those before.
+    least : float, default=0.0
+        What they may be apart besides.
+
+    Returns
+    -------
+    same : bool
+    """
     return all(
-        bool((a - b).norm() <= _TOLERANCE * a.norm()) for a, b in zip(one, other, strict=True)
+        a.shape == b.shape and bool((a - b).norm() <= tolerance * a.norm() + least)
+        for a, b in zip(one, other, strict=True)
     )
 
 

@@ -89,7 +89,7 @@ def as_openvino(network: torch.nn.Module, pixels: torch.Tensor) -> Any:
     Exception
         Of the tracer, of OpenVINO or of the network.
     """
-    # What openvino.convert_model does, but for telling its makers of each call.
+    # As openvino.convert_model does, but for its telemetry.
     openvino = importlib.import_module("openvino")
     frontends = importlib.import_module("openvino.frontend").FrontEndManager()
     decoders = importlib.import_module("openvino.frontend.pytorch.ts_decoder")

@@ -146,8 +146,7 @@ def make_runner(
         if n_images <= enough:
             runner.most = enough
             return runner
-        with contextlib.suppress(ParameterError):
-            return _FastestRunner(runner, Export(backbone, recipe), others)
+        return _FastestRunner(runner, Export(backbone, recipe), others)
     return runner
 
 

@@ -6,7 +6,7 @@ import contextlib
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sktl.utils._quiet import Quiet
 
@@ -41,10 +41,8 @@ def traced(network: torch.nn.Module, pixels: torch.Tensor) -> torch.jit.ScriptMo
     """
     import torch
 
-    jit: Any = torch.jit
     with _lock, _without_warnings(), torch.no_grad():
-        graph: torch.jit.ScriptModule = jit.trace(network, pixels, check_trace=False)
-    return graph
+        return torch.jit.trace(network, pixels, check_trace=False)  # type: ignore[no-untyped-call]
 
 
 def write_onnx(

@@ -40,6 +40,10 @@ def small(module=None):
     return Backbone(module.eval(), preprocessing=Preprocessing(size=24, resize=28))
 
 
+def of_32_pixels(module):
+    return Backbone(module, preprocessing=Preprocessing(size=32, resize=32))
+
+
 def distance(one, other):
     return (np.linalg.norm(one - other, axis=1) / np.linalg.norm(other, axis=1)).max()
 
@@ -186,7 +190,7 @@ def test_maps_of_a_step_fit_the_caches_of_pytorch(monkeypatch):
 def test_openvino_gets_larger_batches_where_fetching_weights_takes_time(n_out, batch):
     # The largest map is the picture, of 3 * 32 * 32 numbers, and ten times it the head with 120.
     layers = nn.Conv2d(3, 4, 3, stride=4, padding=1), nn.Flatten(), nn.Linear(4 * 8 * 8, n_out)
-    own = Backbone(nn.Sequential(*layers), preprocessing=Preprocessing(size=32, resize=32))
+    own = of_32_pixels(nn.Sequential(*layers))
     args = own, Recipe(("2",)), torch.device("cpu"), "openvino"
     assert _runtime.make_runner(*args, n_images=40, step=4)._batch == batch
 
@@ -225,7 +229,7 @@ class OneByOne(nn.Module):
 
 
 def test_an_export_that_holds_for_one_batch_size_alone_is_refused():
-    own = Backbone(OneByOne(), preprocessing=Preprocessing(size=32, resize=32))
+    own = of_32_pixels(OneByOne())
     with pytest.raises(ParameterError, match=r"batches of any size|for \d pictures"):
         CNNFeatures(own, runtime="onnxruntime", store=None).fit_transform(pictures(6))
 
@@ -280,7 +284,7 @@ class Attending(nn.Module):
 
 
 def test_openvino_needs_no_onnx(monkeypatch):
-    own = Backbone(Attending(), preprocessing=Preprocessing(size=32, resize=32))
+    own = of_32_pixels(Attending())
     expected = CNNFeatures(own, precision="exact", store=None).fit_transform(pictures())
     find = importlib.util.find_spec
     monkeypatch.setattr(
@@ -318,7 +322,7 @@ class Unknown(nn.Module):
 
 
 def test_nothing_is_printed_where_an_operation_cannot_be_exported(monkeypatch, capfd):
-    own = Backbone(Unknown(), preprocessing=Preprocessing(size=32, resize=32))
+    own = of_32_pixels(Unknown())
     features = CNNFeatures(own, runtime="onnxruntime", store=None)
     with pytest.raises(ParameterError, match=r"cannot be run by .*linalg_pinv"):
         features.fit_transform(pictures())

@@ -75,9 +75,9 @@ def test_products_add_up_to_those_of_float32(monkeypatch):
         runner(monkeypatch, in_products=way, precision=precision)
         for way, precision in ((True, "auto"), (False, "auto"), (True, "bf16"))
     )
-    known = {name for name, _ in Shared().named_children()}
-    assert cut() & known == {"first", "second", "gated"}
-    assert len(cut()) == 4, "and what the scaled one has become"
+    known, names = {name for name, _ in Shared().named_children()}, cut()
+    assert names & known == {"first", "second", "gated"}
+    assert len(names) == 4, "and what the scaled one has become"
     assert [one.uses_matrix_units for one in (split, plain, rough)] == [True, False, False]
     far = [distances(one._run(x)[0].flatten(1).numpy(), exact) for one in (split, plain)]
     assert far[0].max() < 1e-5
