@@ -42,7 +42,10 @@ def traced(network: torch.nn.Module, pixels: torch.Tensor) -> torch.jit.ScriptMo
     import torch
 
     with _lock, _without_warnings(), torch.no_grad():
-        return torch.jit.trace(network, pixels, check_trace=False)  # type: ignore[no-untyped-call]
+        graph: torch.jit.ScriptModule = torch.jit.trace(  # type: ignore[no-untyped-call]
+            network, pixels, check_trace=False
+        )
+    return graph
 
 
 def write_onnx(
