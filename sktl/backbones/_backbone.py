@@ -403,7 +403,8 @@ class Backbone:
         # Networks complain about a size with whatever their layers stumble over.
         except Exception as error:
             remedy = (
-                "Backbone(module, preprocessing=Preprocessing(size=...)) says what size it is for"
+                "Backbone(module, preprocessing=Preprocessing(size=..., resize=...)) says what it "
+                "is for"
                 if size == own_size
                 else f"Its own size is {own_size}"
             )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
+
+from sktl.exceptions import ParameterError
 
 __all__ = ["IMAGENET", "Preprocessing"]
 
@@ -28,6 +30,11 @@ class Preprocessing:
     mean, std : tuple of 3 floats
         For each of red, green and blue: ``(x / 255 - mean) / std``.
 
+    Raises
+    ------
+    ParameterError
+        For a `size` that the resized picture does not have, or an unknown interpolation.
+
     Examples
     --------
     >>> from sktl.backbones import Preprocessing
@@ -42,6 +49,18 @@ mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     interpolation: Interpolation = "bilinear"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.size <= self.resize:
+            raise ParameterError(
+                f"size must be from 1 to resize, as it is cut out of the resized picture; got "
+                f"size={self.size!r} and resize={self.resize!r}. at_size() changes both"
+            )
+        if self.interpolation not in get_args(Interpolation):
+            known = ", ".join(get_args(Interpolation))
+            raise ParameterError(
+                f"interpolation must be one of {known}; got {self.interpolation!r}"
+            )
 
     def at_size(self, size: int | None) -> Preprocessing:
         """The same for another input size, with the share that the crop keeps unchanged."""

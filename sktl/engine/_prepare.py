@@ -10,7 +10,9 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from sktl.engine._resize import goes_across_first, resize_part, resizes_like_pillow
+from sktl.engine._resize_compiled import resize_compiled
+from sktl.engine._resize_like_pillow import goes_across_first
+from sktl.engine._resize_on_device import resize_part, resizes_like_pillow
 
 if TYPE_CHECKING:
     from sktl.backbones import Preprocessing
@@ -79,6 +81,10 @@ def prepare(
         box = (left * across, top * down, (left + size) * across, (top + size) * down)
         return np.asarray(image.resize((size, size), resample, box=box))[None]
     if exact or preprocessing.interpolation not in _IN_TORCH:
+        seen = (left, top, left + size, top + size) if crops == "center" else (0, 0, width, height)
+        part = resize_compiled(image, (width, height), seen, preprocessing.interpolation)
+        if part is not None:
+            return part[None] if crops == "center" else _cut(part, left, top, size, crops)
         if crops == "center" and width > size and goes_across_first(image.size, (width, height)):
             # What will be cut off on the sides need not be resized along the height as well.
             image = image.resize((width, image.height), resample)

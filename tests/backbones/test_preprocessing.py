@@ -1,6 +1,7 @@
 import pytest
 
 from sktl.backbones import Preprocessing
+from sktl.exceptions import ParameterError
 
 
 @pytest.mark.parametrize(
@@ -23,3 +24,16 @@ def test_its_own_size_changes_nothing():
     preprocessing = Preprocessing(size=224, resize=230)
     assert preprocessing.at_size(None) is preprocessing
     assert preprocessing.at_size(224) is preprocessing
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"size": 300}, r"got size=300 and resize=256.*at_size"),
+        ({"size": 0}, "size must be from 1"),
+        ({"interpolation": "cubic"}, "nearest, bilinear, bicubic, .* got 'cubic'"),
+    ],
+)
+def test_what_no_picture_can_be_made_into_is_named(parameters, words):
+    with pytest.raises(ParameterError, match=words):
+        Preprocessing(**parameters)
