@@ -10,7 +10,8 @@ stratified draw and looked at once::
 
 Prints, for each way, accuracy and top-5 accuracy on the pictures kept back, the mean accuracy per
 class and the minutes that fitting took. --ways chooses some of them, --backbone another network
-than EfficientNet-Lite0.
+than EfficientNet-Lite0. Several networks learn one beside the other, and vote with their
+probabilities; each of them is printed as well.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sklearn.ensemble import VotingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import train_test_split
@@ -110,6 +112,24 @@ STUDIES = {
 }
 
 
+def vote(make, backbones):
+    if len(backbones) == 1:
+        return make(backbones[0])
+    members = [(backbone, make(backbone)) for backbone in backbones]
+    return VotingClassifier(members, voting="soft", n_jobs=-1)
+
+
+def score(way, probabilities, y, classes):
+    predicted = classes[probabilities.argmax(axis=1)]
+    top5 = top_k_accuracy(y, probabilities, classes=classes, k=5)
+    return {
+        "way": way,
+        "accuracy": 100 * np.mean(predicted == y),
+        "per class": 100 * balanced_accuracy_score(y, predicted),
+        "top-5": 100 * top5 if len(classes) > 5 else np.nan,
+    }
+
+
 def load(arguments):
     if arguments.study == "dogs_vs_cats":  # one folder of cat.0.jpg, dog.0.jpg, ...
         X = np.array(sorted(str(path) for path in Path(arguments.folder).glob("*.jpg")))
@@ -127,7 +147,9 @@ def main():
     parser.add_argument("study", choices=STUDIES)
     parser.add_argument("folder")
     parser.add_argument("--list", help="file that lists the pictures, as class/file.jpg")
-    parser.add_argument("--backbone", default="efficientnet_lite0", help="where it is pretrained")
+    parser.add_argument(
+        "--backbone", nargs="+", default=["efficientnet_lite0"], help="where it is pretrained"
+    )
     parser.add_argument("--ways", nargs="+", help="parts of the names of ways")
     arguments = parser.parse_args()
     X, y = load(arguments)
@@ -140,18 +162,16 @@ def main():
         if arguments.ways and not any(part in way for part in arguments.ways):
             continue
         start = time.perf_counter()
-        model = make(arguments.backbone).fit(X_train, y_train)
+        model = vote(make, arguments.backbone).fit(X_train, y_train)
         minutes = (time.perf_counter() - start) / 60
-        probabilities = model.predict_proba(X_test)
-        predicted = model.classes_[probabilities.argmax(axis=1)]
-        top5 = top_k_accuracy(y_test, probabilities, classes=model.classes_, k=5)
-        record = {
-            "way": way,
-            "accuracy": 100 * np.mean(predicted == y_test),
-            "per class": 100 * balanced_accuracy_score(y_test, predicted),
-            "top-5": 100 * top5 if len(model.classes_) > 5 else np.nan,
-            "minutes": minutes,
-        }
+        if isinstance(model, VotingClassifier):
+            for name, member in model.named_estimators_.items():
+                alone = score(
+                    f"{way}, {name}", member.predict_proba(X_test), y_test, model.classes_
+                )
+                print(pd.DataFrame([alone]).round(2).to_string(index=False), flush=True)
+        record = score(way, model.predict_proba(X_test), y_test, model.classes_)
+        record["minutes"] = minutes
         records.append(record)
         print(pd.DataFrame([record]).round(2).to_string(index=False, header=len(records) == 1),
               flush=True)  # fmt: skip
