@@ -125,6 +125,16 @@ class FeatureNetwork(nn.Module):
                 raise TapError(tap, "does not run in a forward pass; choose the one that holds it")
         return [self._as_map(seen[tap], tap) for tap in self.taps]
 
+    def untapped(self) -> nn.Module:
+        """The network, in a copy of the replica that shares its tensors and has no taps."""
+        shared = {id(t): t for t in (*self.replica.parameters(), *self.replica.buffers())}
+        network = copy.deepcopy(self.replica, dict(shared))
+        for module in network.modules():
+            for hooks in (module._forward_hooks, module._forward_pre_hooks):
+                for key in [key for key, hook in hooks.items() if isinstance(hook, _Hook)]:
+                    del hooks[key]
+        return network
+
     def _see(self, tap: Tap, value: Any) -> None:
         seen, calls = self._passes[threading.get_ident()]
         calls[tap] += 1

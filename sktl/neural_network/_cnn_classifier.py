@@ -13,14 +13,14 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from sktl.engine._network import require_same
 from sktl.exceptions import ImageDecodeError, ParameterError
 from sktl.images import ImageCollection, ImageEstimatorMixin
 from sktl.neural_network._build import Built, build, logits_of, preprocessing_of
 from sktl.neural_network._checks import check_parameters
-from sktl.neural_network._fitting import make_trainer, without_validation
+from sktl.neural_network._fitting import make_trainer, needing_validation, without_validation
 from sktl.neural_network._parts import classes_of, sample_weights, split
 from sktl.neural_network._phase_parameters import PhaseParametersMixin
 from sktl.training._data import Pixels, channel_statistics, fill_together
@@ -87,7 +87,7 @@ class CNNClassifier(
         other. The training loss and accuracy in `history_` are then those of up to 1,000 of the
         training pictures as they are, after the epoch.
     mix_off_epoch : int, default=None
-        Epoch, counted over all phases, from which on pictures are no longer mixed.
+        Number of epochs, counted over all phases, after which pictures are no longer mixed.
     label_smoothing : float, default=0.0
         Share of the label that is spread over all classes in the training loss.
     class_weight : dict, "balanced" or None, default=None
@@ -337,6 +337,11 @@ class CNNClassifier(
         self : CNNClassifier
         """
         check_parameters(self, self._phases())
+        if self.class_weight == "balanced":
+            raise ParameterError(
+                'class_weight must not be "balanced" in partial_fit, which does not know how many '
+                "pictures of each class there will be; pass a dict"
+            )
         is_first = not self.__sklearn_is_fitted__()
         images = self._read_images(X, reset=is_first)
         if is_first and classes is not None:
@@ -449,6 +454,7 @@ class CNNClassifier(
         if isinstance(self.validation, tuple) and valid is not None:
             self._check_pictures(valid.images)
             if sample_weight is not None:
+                sample_weight = _check_sample_weight(sample_weight, labels)
                 sample_weight = np.concatenate([sample_weight, np.ones(len(valid.labels))])
             everything = self._labelled(
                 images.joined(valid.images),
@@ -458,6 +464,12 @@ class CNNClassifier(
         seed = self._draw_seed()
         pixels = self._begin(train, seed, valid)
         trainer = make_trainer(self, self._built(), train, valid, seed, pixels=pixels)
+        resting = needing_validation(trainer.net) if valid is None else []
+        if resting:
+            raise ParameterError(
+                f"callbacks must not watch scores of validation pictures with validation=None; "
+                f"got {resting}. Pass validation=0.2, or let them watch train_loss"
+            )
         return trainer, everything
 
     def _read_labels(
@@ -560,6 +572,7 @@ class CNNClassifier(
         best = trainer.best
         assert best is not None
         rows = self.history_["phase"].value_counts()
+        phases = [(name, self._as_it_went(name, phase)) for name, phase in phases]
         epochs = [
             int(rows.get(name, 0)) if i < best["phase"]
             else best["epoch_in_phase"] if i == best["phase"]
@@ -574,6 +587,14 @@ class CNNClassifier(
         without_validation(again.net)
         again.run(phases, epochs)
         return again.state()
+
+    def _as_it_went(self, name: str, phase: Phase) -> Phase:
+        """A phase with the learning rates of its first run, where validation pictures told them."""
+        if phase.schedule != "plateau":
+            return phase
+        rates = self.history_.loc[self.history_["phase"] == name, "lr"]
+        table = dict(enumerate(rates.tolist())) or None
+        return clone(phase).set_params(schedule=table, lr=phase.base_lr)  # type: ignore[no-any-return]
 
     def _note_scores(self, trainer: Trainer) -> None:
         last: Any = {} if self.history_.empty else self.history_.iloc[-1]

@@ -15,7 +15,7 @@ from sktl.utils._optional import import_optional
 
 __all__ = ["LearningRateDisplay", "find_lr"]
 
-_SMOOTHING = 0.9
+_SPAN = 0.05  # standard deviation of the weights that smooth, as a share of the steps
 
 
 def find_lr(
@@ -51,7 +51,7 @@ def find_lr(
     Returns
     -------
     display : LearningRateDisplay
-        Its `suggestion` is the rate at which the smoothed loss falls fastest.
+        Its `suggestion` is the rate at which the smoothed loss falls fastest; NaN if it only rises.
 
     Raises
     ------
@@ -133,18 +133,27 @@ class LearningRateDisplay:
 
     @property
     def smoothed(self) -> npt.NDArray[np.float64]:
-        """Exponential mean of the loss, without the bias of its start."""
-        weights = _SMOOTHING ** np.arange(len(self.loss))
-        sums = [np.dot(self.loss[: i + 1], weights[i::-1]) for i in range(len(self.loss))]
-        return np.array(sums) / np.cumsum(weights)
+        """Loss of a line through the steps on both sides, of which the nearest count most."""
+        return self._lines[0]
 
     @property
     def suggestion(self) -> float:
-        """Learning rate at which the smoothed loss falls fastest."""
-        smoothed = self.smoothed
-        end = max(2, int(smoothed.argmin()) + 1)
-        slope = np.gradient(smoothed[:end], np.log(self.lr[:end]))
-        return float(self.lr[slope.argmin()])
+        """Learning rate at which the smoothed loss falls fastest; NaN if it only rises."""
+        smoothed, slope = self._lines
+        slope = slope[: int(smoothed.argmin()) + 1]
+        return float(self.lr[slope.argmin()]) if slope.min() < 0 else float("nan")
+
+    @property
+    def _lines(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """At each step, the value and the slope of a line fitted to the loss around it."""
+        step = np.arange(len(self.loss))
+        away = step - step[:, None]  # (step, other step)
+        weights = np.exp(-0.5 * (away / max(1.0, _SPAN * len(step))) ** 2)
+        weights /= weights.sum(axis=1, keepdims=True)
+        place, loss = (weights * away).sum(axis=1), weights @ self.loss
+        spread = (weights * (away - place[:, None]) ** 2).sum(axis=1)
+        slope = (weights * (away - place[:, None])) @ self.loss / spread
+        return loss - slope * place, slope
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -168,7 +177,9 @@ class LearningRateDisplay:
             _, ax = plt.subplots()
         ax.plot(self.lr, self.loss, alpha=0.3, label="loss")
         ax.plot(self.lr, self.smoothed, color="C0", label="smoothed")
-        ax.axvline(self.suggestion, color="C1", ls="--", label=f"suggestion {self.suggestion:.2g}")
+        if np.isfinite(self.suggestion):
+            label = f"suggestion {self.suggestion:.2g}"
+            ax.axvline(self.suggestion, color="C1", ls="--", label=label)
         ax.set(xscale="log", xlabel="Learning rate", ylabel="Training loss")
         ax.legend()
         self.ax_, self.figure_ = ax, ax.figure

@@ -23,12 +23,12 @@ from sktl.utils._torch import resolve_device
 if TYPE_CHECKING:
     from sktl.neural_network._cnn_classifier import CNNClassifier
 
-__all__ = ["make_trainer", "without_validation"]
+__all__ = ["make_trainer", "needing_validation", "without_validation"]
 
 # Parameters that do not decide the result of a fit, or of which something else does.
 _NOT_DESCRIBED = {
-    "backbone", "callbacks", "checkpoint_dir", "device", "n_jobs", "phases", "random_state",
-    "store", "validation", "verbose",
+    "backbone", "checkpoint_dir", "device", "n_jobs", "phases", "random_state", "store",
+    "validation", "verbose",
 }  # fmt: skip
 
 
@@ -114,13 +114,22 @@ def make_trainer(
     )
 
 
+def needing_validation(net: Any) -> list[str]:
+    """Names of the callbacks that watch what only validation pictures tell."""
+    scores = [c for _, c in net.callbacks_ if getattr(c, "on_train", None) is False]
+    told = {score.name_ for score in scores if getattr(score, "name_", None)}
+    watched = {name: str(getattr(callback, "monitor", "")) for name, callback in net.callbacks_}
+    return [
+        name
+        for name, score in watched.items()
+        if score.startswith("valid_") or score.removesuffix("_best") in told
+    ]
+
+
 def without_validation(net: Any) -> None:
     """Let callbacks rest that watch what only validation pictures tell."""
-    net.callbacks_ = [
-        (name, callback)
-        for name, callback in net.callbacks_
-        if not str(getattr(callback, "monitor", "")).startswith("valid_")
-    ]
+    resting = needing_validation(net)
+    net.callbacks_ = [(name, c) for name, c in net.callbacks_ if name not in resting]
 
 
 def _learns_statistics(estimator: CNNClassifier, built: Built) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_consistent_length, check_random_state, compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
@@ -42,7 +43,7 @@ def classes_of(
     """
     if y is None:
         raise ValueError(f"{owner} requires y to be passed, but the target y is None")
-    y = column_or_1d(y, warn=True)
+    y = _of_one_type(column_or_1d(_whole(y), warn=True), owner)
     check_consistent_length(np.empty((n_images, 0)), y)
     check_classification_targets(y)
     classes: npt.NDArray[Any] = np.unique(y) if known is None else known
@@ -54,6 +55,34 @@ def classes_of(
     if unknown:
         raise ValueError(f"y has labels that are not among the classes: {unknown}")
     return classes, np.searchsorted(classes, y).astype(np.int64)
+
+
+def _whole(y: Any) -> Any:
+    """Pandas' integers and truth values as what they are; NumPy would make numbers of them."""
+    return np.asarray(y, dtype=object) if hasattr(getattr(y, "dtype", None), "na_value") else y
+
+
+def _of_one_type(y: npt.NDArray[Any], owner: str) -> npt.NDArray[Any]:
+    """Labels in an array of their type, if all of them are there and can be sorted."""
+    is_missing = pd.isna(y)
+    if is_missing.any():
+        raise ParameterError(
+            f"{owner}: y must give each picture a label; {is_missing.sum()} of {len(y)} are "
+            f"missing, the first at position {is_missing.argmax()}. Leave these pictures out"
+        )
+    if y.dtype != object:
+        return y
+    types = {type(label) for label in y}
+    plain = types in ({bool}, {int}) or all(issubclass(kind, np.generic) for kind in types)
+    if plain or types == {str}:
+        return np.array(y.tolist()) if plain else y
+    if all(issubclass(kind, (str, np.str_)) for kind in types):
+        return y.astype(str).astype(object)
+    names = sorted(kind.__name__ for kind in types)
+    raise ParameterError(
+        f"{owner}: y must hold strings, whole numbers or truth values, of one type; got {names}. "
+        "Pass their names, as strings"
+    )
 
 
 def sample_weights(
@@ -82,12 +111,22 @@ def sample_weights(
     if sample_weight is not None:
         weights = weights * _check_sample_weight(sample_weight, labels, ensure_non_negative=True)
     if isinstance(class_weight, Mapping):
+        for name, weight in class_weight.items():
+            is_number = isinstance(weight, numbers.Real) and not isinstance(weight, bool)
+            if not (is_number and 0 <= float(weight) < np.inf):
+                raise ParameterError(
+                    f"class_weight must give numbers of at least 0; got {weight!r} for {name!r}"
+                )
         unknown = [name for name in class_weight if name not in set(classes.tolist())]
         if unknown:
             raise ValueError(f"class_weight has keys that are not among the classes: {unknown}")
         by_class = np.array([class_weight.get(name, 1.0) for name in classes.tolist()])
         weights = weights * by_class[labels]
     elif class_weight is not None:
+        if not (isinstance(class_weight, str) and class_weight == "balanced"):
+            raise ParameterError(
+                f'class_weight must be a dict, "balanced" or None; got {class_weight!r}'
+            )
         by_class = np.ones(len(classes))
         seen = np.unique(labels)
         by_class[seen] = compute_class_weight(
@@ -106,8 +145,8 @@ def split(everything: Labelled, validation: Any, random_state: Any) -> tuple[Lab
     ----------
     everything : Labelled
     validation : float or splitter
-        A share, stratified where every class is large enough, or a splitter, whose first split is
-        taken.
+        A share, stratified where there are enough pictures to keep back; each class keeps one to
+        learn from. Or a splitter, whose first split is taken.
     random_state : int, RandomState instance or None
         Of the share.
 
@@ -119,19 +158,31 @@ def split(everything: Labelled, validation: Any, random_state: Any) -> tuple[Lab
     images, labels, weights = everything.images, everything.labels, everything.weights
     indices = np.arange(len(labels))
     if isinstance(validation, numbers.Real):
-        counts = np.unique(labels, return_counts=True)[1]
         n_valid = max(1, round(float(validation) * len(labels)))
         if n_valid >= len(labels):
             raise ParameterError(
                 f"validation={validation!r} of {len(labels)} pictures leaves none to learn from"
             )
-        fits = counts.min() >= 2 and len(counts) <= min(n_valid, len(labels) - n_valid)
-        train, valid = train_test_split(
-            indices,
-            test_size=n_valid,
-            stratify=labels if fits else None,
-            random_state=check_random_state(random_state).randint(2**31),
-        )
+        counts = np.bincount(labels)
+        free = indices[counts[labels] > 1]  # a class's only picture is there to learn from
+        fits = np.count_nonzero(counts > 1) <= min(n_valid, len(free) - n_valid)
+        if len(free):
+            _, valid = train_test_split(
+                free,
+                test_size=min(n_valid, len(free) - 1),
+                stratify=labels[free] if fits else None,
+                random_state=check_random_state(random_state).randint(2**31),
+            )
+        else:
+            valid = free
+        gone = np.setdiff1d(labels, np.delete(labels, valid))
+        valid = np.setdiff1d(valid, [valid[labels[valid] == label][0] for label in gone])
+        if not len(valid):
+            raise ParameterError(
+                f"validation={validation!r} of {len(labels)} pictures leaves one of the "
+                f"{np.count_nonzero(counts)} classes none to learn from; pass validation=None"
+            )
+        train = np.setdiff1d(indices, valid)
     else:
         train, valid = next(iter(validation.split(indices, labels)))
     train, valid = np.sort(train), np.sort(valid)

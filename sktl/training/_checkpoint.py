@@ -10,11 +10,13 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 __all__ = ["Checkpoint"]
 
 _VERSION = 1
+_DEEPEST = 5  # objects in objects that tell fits from each other
 
 
 class Checkpoint:
@@ -47,7 +49,7 @@ class Checkpoint:
         temporary = self.path.with_name(f"{self.path.name}.{uuid.uuid4().hex}")
         try:
             with temporary.open("wb") as file:
-                torch.save(state, file)
+                torch.save(_plain(state), file)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(self.path)
@@ -55,9 +57,30 @@ class Checkpoint:
             temporary.unlink(missing_ok=True)
 
 
-def _readable(value: Any) -> Any:
-    """Tables as sorted lists of pairs, whose keys may be of any type."""
+def _plain(value: Any) -> Any:
+    """NumPy's numbers as Python's: a grid over np.logspace puts them into optimizers' states."""
     if isinstance(value, dict):
-        pairs = [[str(key), _readable(item)] for key, item in value.items()]
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_plain(item) for item in value)
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _readable(value: Any, depth: int = 0) -> Any:
+    """What JSON can hold: tables as sorted pairs, objects as their class and parameters."""
+    if isinstance(value, dict):
+        pairs = [[str(key), _readable(item, depth)] for key, item in value.items()]
         return sorted(pairs, key=operator.itemgetter(0))
-    return [_readable(item) for item in value] if isinstance(value, (list, tuple)) else value
+    if isinstance(value, (list, tuple)):
+        return [_readable(item, depth) for item in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return _readable(value.tolist(), depth)
+    if hasattr(value, "__qualname__"):  # classes and functions
+        return f"{value.__module__}.{value.__qualname__}"
+    words: Any = type(value).__repr__
+    has_no_words = words is object.__repr__  # but an address, another each time
+    if depth > _DEEPEST or not (has_no_words or hasattr(value, "get_params")):
+        return type(value).__qualname__ if has_no_words else value
+    get_params = getattr(value, "get_params", None)
+    parameters = get_params(deep=False) if callable(get_params) else getattr(value, "__dict__", {})
+    return [type(value).__qualname__, _readable(parameters, depth + 1)]

@@ -185,6 +185,11 @@ class Activations:
         chosen = np.zeros(len(positions), np.intp) if copies is None else copies
         return torch.from_numpy(self.values[chosen, np.asarray(positions)]).float()
 
+    @staticmethod
+    def dtype(shape: tuple[int, ...]) -> np.dtype[Any]:
+        """Of what is kept: 16 bits for maps."""
+        return np.dtype(np.float16 if len(shape) > 1 else np.float32)
+
     @classmethod
     def compute(
         cls,
@@ -220,7 +225,7 @@ class Activations:
         OverflowError
             If a number is too large for 16 bits.
         """
-        dtype = np.float16 if len(shape) > 1 else np.float32
+        dtype = cls.dtype(shape)
         values = _memory_map((n_copies, len(pixels), *shape), dtype)
         total = n_copies * len(pixels)
         with tqdm(total=total, unit="image", delay=3, disable=not progress) as bar:

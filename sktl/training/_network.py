@@ -81,10 +81,13 @@ class TransferNet(nn.Module):
     @property
     def network(self) -> nn.Module:
         """The network that the user knows, as it is by now, with the head where it takes one."""
-        inner, prefix = self._order.unwrapped(self.trunk)
-        if not prefix and self._order.head_path is not None:
-            shared = {id(tensor): tensor for tensor in (*inner.parameters(), *inner.buffers())}
-            inner = copy.deepcopy(inner, dict(shared))
+        if isinstance(self.trunk, _Single):
+            inner = self.trunk.network.untapped()
+        elif self._order.head_path is None:
+            inner = self.trunk
+        else:
+            shared = {id(t): t for t in (*self.trunk.parameters(), *self.trunk.buffers())}
+            inner = copy.deepcopy(self.trunk, dict(shared))
             inner.set_submodule(self._order.head_path, self.head)
         return inner.get_submodule("net") if self._order.is_wrapped else inner
 
@@ -182,7 +185,7 @@ class TransferNet(nn.Module):
         Parameters
         ----------
         lr_decay : float
-            Factor from one stage to the stage before.
+            Factor from one stage to the one before that has weights.
 
         Returns
         -------
@@ -190,11 +193,11 @@ class TransferNet(nn.Module):
             "params", and "scale": the factor of the learning rate, 1 for the head.
         """
         stage = self.stages() if lr_decay != 1 else dict.fromkeys(self.stages(), 0)
-        top = max(stage.values(), default=0)
+        steps = {number: i for i, number in enumerate(sorted(set(stage.values()), reverse=True))}
         by_scale: dict[float, list[nn.Parameter]] = {1.0: list(self.head.parameters())}
         for name, parameter in self.trunk.named_parameters():
             if parameter.requires_grad:
-                scale = lr_decay ** (top + 1 - stage[name]) if lr_decay != 1 else 1.0
+                scale = lr_decay ** (1 + steps[stage[name]]) if lr_decay != 1 else 1.0
                 by_scale.setdefault(scale, []).append(parameter)
         return [{"params": params, "scale": scale} for scale, params in by_scale.items()]
 
@@ -272,11 +275,18 @@ class TransferNet(nn.Module):
         return Cut(_Single(before), rest, tuple(value.shape[1:]))
 
     def _hold(self, part: nn.Module) -> None:
-        """Put frozen modules into eval mode: those whose nearest parameters are all frozen."""
+        """Put frozen modules into eval mode: those whose nearest parameters are all frozen.
+
+        Batch normalisations without parameters are frozen as long as nothing before them learns.
+        """
+        has_learnt = False
         for module in part.modules():
             own = list(module.parameters())
-            is_frozen = bool(own) and not any(p.requires_grad for p in own)
+            has_learnt = has_learnt or any(
+                p.requires_grad for p in module.parameters(recurse=False)
+            )
             is_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+            is_frozen = not any(p.requires_grad for p in own) if own else is_norm and not has_learnt
             if is_frozen or (is_norm and self._holds_statistics):
                 module.eval()
 

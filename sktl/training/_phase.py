@@ -66,8 +66,8 @@ class Phase(BaseEstimator):
     schedule : {"step", "cosine", "one_cycle", "plateau"}, dict or None, default=None
         Course of the learning rate: times `gamma` every `step_size` epochs; down to 0 along half
         a cosine; up to `lr` and down again, batch by batch (one cycle); times `gamma` whenever
-        the validation loss has not fallen for `step_size` epochs; a table of epoch and rate such
-        as ``{0: 0.004, 25: 0.001}``; or constant.
+        the validation loss has not fallen for `step_size` epochs; a table of epoch, from 0
+        on, and rate such as ``{0: 0.004, 25: 0.001}``; or constant.
     step_size : int, default=10
         Epochs, for "step" and "plateau".
     gamma : float, default=0.1
@@ -169,6 +169,12 @@ class Phase(BaseEstimator):
             fine,
             '"head", "last:k" with a number k, "conv", "fc", "all" or a list of module paths',
         )
+        checks.that(
+            f"{name}__augment", self.augment, isinstance(self.augment, bool), "True or False"
+        )
+        checks.that(
+            f"{name}__nesterov", self.nesterov, isinstance(self.nesterov, bool), "True or False"
+        )
         checks.integer(f"{name}__epochs", self.epochs, minimum=1)
         checks.choice(f"{name}__optimizer", self.optimizer, tuple(OPTIMIZERS))
         checks.choice(f"{name}__batch_norm", self.batch_norm, ("auto", "train", "frozen"))
@@ -194,7 +200,9 @@ class Phase(BaseEstimator):
                 "a table {epoch: learning rate}",
             )
         elif self.schedule is not None:
-            checks.choice(f"{name}__schedule", self.schedule, _SCHEDULES)
+            rule = f"one of {_SCHEDULES}, a table {{epoch: learning rate}} or None"
+            fine = isinstance(schedule, str) and schedule in _SCHEDULES
+            checks.that(f"{name}__schedule", schedule, fine, rule)
 
     def make_optimizer(self, groups: Sequence[dict[str, Any]]) -> torch.optim.Optimizer:
         """The optimizer, for groups of parameters.

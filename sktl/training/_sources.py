@@ -138,7 +138,8 @@ class Sources:
             return None
         n = len(self.train.labels) * (settings.augment_copies or 1)
         n += 0 if self.valid is None else len(self.valid.labels)
-        return cut if fits_on_disk((n, *cut.shape), 2, settings.cache_bytes) else None
+        n_bytes = Activations.dtype(cut.shape).itemsize
+        return cut if fits_on_disk((n, *cut.shape), n_bytes, settings.cache_bytes) else None
 
     def _activations(self, cut: Cut) -> tuple[Activations, Activations | None] | None:
         """What the frozen part makes of the pictures; None if its numbers cannot be kept."""
