@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from sktl.exceptions import ParameterError
 
@@ -51,10 +52,12 @@ mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
     def __post_init__(self) -> None:
-        if not 1 <= self.size <= self.resize:
+        sizes: Any = (self.size, self.resize)
+        are_whole = all(isinstance(n, numbers.Integral) and not isinstance(n, bool) for n in sizes)
+        if not (are_whole and 1 <= self.size <= self.resize):
             raise ParameterError(
-                f"size must be from 1 to resize, as it is cut out of the resized picture; got "
-                f"size={self.size!r} and resize={self.resize!r}. at_size() changes both"
+                f"size must be a whole number from 1 to resize, as it is cut out of the resized "
+                f"picture; got size={self.size!r}, resize={self.resize!r}. at_size() changes both"
             )
         if self.interpolation not in get_args(Interpolation):
             known = ", ".join(get_args(Interpolation))

@@ -121,11 +121,12 @@ def preprocessing_of(module: nn.Module, name: str) -> Preprocessing:
     config = data.resolve_model_data_config(module)
     channels, height, width = config["input_size"]
     mode = config["crop_mode"]
-    if channels != 3 or height != width or mode not in ("center", "squash"):
+    is_cut_out = mode in ("center", "squash") and config["crop_pct"] <= 1
+    if channels != 3 or height != width or not is_cut_out:
         raise BackboneNotFoundError(
-            f"{name} wants input of size {config['input_size']} and crop_mode={mode!r}; sktl feeds "
-            "square RGB pictures cut from the centre. Pass Backbone(module, preprocessing=...) "
-            "to say how else"
+            f"{name} wants input of size {config['input_size']}, crop_mode={mode!r} and "
+            f"crop_pct={config['crop_pct']:g}; sktl feeds square RGB pictures cut from the centre. "
+            "Pass Backbone(module, preprocessing=...) to say how else"
         )
     return Preprocessing(
         size=height,

@@ -84,7 +84,7 @@ def digest_structure(module: nn.Module) -> str:
     source and the numbers and words that they hold; and buffers that are not saved.
     """
     digest = hashlib.sha256(_without_addresses(module).encode())
-    saved = module.state_dict().keys()
+    saved, inherited = module.state_dict().keys(), vars(nn.Module()).keys()
     for name, tensor in module.named_buffers():
         if name not in saved:
             _add_tensor(digest, name, tensor)
@@ -95,10 +95,19 @@ def digest_structure(module: nn.Module) -> str:
             continue
         with contextlib.suppress(OSError, TypeError):  # typed at a prompt
             digest.update(inspect.getsource(kind).encode())
-        # Not whole numbers, which may count calls.
-        held = {k: v for k, v in vars(part).items() if isinstance(v, (float, str, tuple))}
+        own = vars(part).keys() - inherited
+        held = {k: vars(part)[k] for k in own if _is_plain(vars(part)[k])}
         digest.update(_without_addresses(sorted(held.items())).encode())
     return digest.hexdigest()
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is a number, a word, a truth value, or a list or table of such."""
+    if isinstance(value, dict):
+        return all(map(_is_plain, [*value, *value.values()]))
+    if isinstance(value, (list, set)):
+        return all(map(_is_plain, value))
+    return isinstance(value, (int, float, str, tuple))
 
 
 def _without_addresses(thing: Any) -> str:

@@ -12,8 +12,11 @@ from pathlib import Path
 from sktl.engine._database import among, chunks
 from sktl.images._digest import digest_bytes
 
-__all__ = ["give_back", "take"]
+__all__ = ["give_back", "has_taken", "take"]
 
+# Whose claims this process means. Others of its number were left by a write that failed, or by a
+# process of the same number before it.
+_mine: set[str] = set()
 # States of a process, as Linux tells them: zombie, dead, stopped, traced.
 _STANDING_STILL = ("Z", "X", "x", "T", "t")
 
@@ -31,6 +34,7 @@ def take(
     See :meth:`sktl.FeatureStore.claim`; `keys` are those of the layers to be computed.
     """
     work = digest_bytes(b" ".join(keys), "claim")
+    _mine.add(owner)
     db.execute("BEGIN IMMEDIATE")
     with db:
         db.executemany(
@@ -38,7 +42,7 @@ def take(
             [(work + p, owner) for p in finished if p is not None],
         )
         others = db.execute("SELECT DISTINCT owner FROM claims").fetchall()
-        dead = [row for row in others if not _is_alive(int(row[0].partition("-")[0]))]
+        dead = [row for row in others if not _is_at_work(row[0])]
         db.executemany("DELETE FROM claims WHERE owner = ?", dead)
         free: list[int] = []
         for some in chunks(range(len(pictures))):
@@ -60,8 +64,14 @@ def take(
     return free
 
 
+def has_taken(owner: str) -> bool:
+    """Whether `owner`, in this process, has something to give back."""
+    return owner in _mine
+
+
 def give_back(db: sqlite3.Connection, owner: str) -> None:
     """End the claims of `owner`."""
+    _mine.discard(owner)
     with db:
         db.execute("DELETE FROM claims WHERE owner = ?", [owner])
 
@@ -78,6 +88,12 @@ def _stored(db: sqlite3.Connection, key: bytes, pictures: Sequence[bytes | None]
         [key, *pictures],
     )
     return {row[0] for row in rows}
+
+
+def _is_at_work(owner: str) -> bool:
+    """Whether an owner is one of this process that has not given back, or of another that runs."""
+    pid = int(owner.partition("-")[0])
+    return owner in _mine if pid == os.getpid() else _is_alive(pid)
 
 
 def _is_alive(pid: int) -> bool:

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from sktl.engine._digests import picture_digests
 from sktl.engine._extract import chunk_size, extract
 from sktl.engine._recipe import Recipe
+from sktl.engine._runtime import Runtime, bf16_runtime
 from sktl.engine._store import FeatureStore, StoredLayer
 from sktl.exceptions import BadImage, ImageDecodeError
 from sktl.images import ImageCollection
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     import torch
 
     from sktl.engine._network import Network
-    from sktl.engine._runtime import Runtime
 
 __all__ = ["compute_features"]
 
@@ -98,7 +98,8 @@ def compute_features(
     digests = [None] * len(images) if store is None else picture_digests(images, store)
     first, inverse = _unique(digests)
     distinct = images[first]
-    shelf = _Shelf(images, [digests[i] for i in first], network, recipe, store, keep)
+    rounding = bf16_runtime(runtime, recipe, device)
+    shelf = _Shelf(images, [digests[i] for i in first], network, recipe, store, keep, rounding)
 
     bad = distinct.check(shelf.look_up([]))
     if bad and raise_early:
@@ -140,6 +141,7 @@ class _Shelf:
         recipe: Recipe,
         store: FeatureStore | None,
         keep: bool,
+        rounding: str | None,
     ) -> None:
         self.pictures, self.store = pictures, store
         self.there = np.zeros(len(pictures), dtype=bool)
@@ -153,7 +155,7 @@ class _Shelf:
             rows = np.full((len(pictures), *shape), np.nan, np.float32) if keep else None
             self.layers.append(rows)
             if store is not None:
-                self.names.append(_stored_layer(network, recipe, layer, images))
+                self.names.append(_stored_layer(network, recipe, layer, images, rounding))
 
     def __enter__(self) -> _Shelf:
         return self
@@ -242,7 +244,11 @@ def _of_all(bad: list[BadImage], inverse: npt.NDArray[np.intp]) -> list[BadImage
 
 
 def _stored_layer(
-    network: Network, recipe: Recipe, layer: str | int, images: ImageCollection
+    network: Network,
+    recipe: Recipe,
+    layer: str | int,
+    images: ImageCollection,
+    rounding: str | None,
 ) -> StoredLayer:
     """The name under which the rows of a layer are stored."""
     spec = network.spec
@@ -258,5 +264,7 @@ def _stored_layer(
         "crops": recipe.crops,
         "precision": recipe.precision,
     }
+    if rounding is not None:
+        described["runtime"] = rounding
     key = hashlib.blake2b(json.dumps(described, sort_keys=True).encode(), digest_size=20).digest()
     return StoredLayer(key, spec.name, described)

@@ -112,7 +112,7 @@ def _evict(db: sqlite3.Connection, max_bytes: float) -> None:
                 "(SELECT id FROM features ORDER BY used, id LIMIT ?)",
                 [max(1, n // 10)],
             )
-    db.execute("PRAGMA incremental_vacuum").fetchall()
+    db.executescript("PRAGMA incremental_vacuum")  # all pages; `execute` would free one
     db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
 

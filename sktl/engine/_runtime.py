@@ -158,6 +158,28 @@ def _others(recipe: Recipe, device: torch.device) -> list[str]:
     return [name for name in able if all(map(importlib.util.find_spec, _PACKAGES[name]))]
 
 
+def bf16_runtime(runtime: Runtime, recipe: Recipe, device: torch.device | None) -> str | None:
+    """Whose bfloat16 the features will be: runtimes round in different places.
+
+    Parameters
+    ----------
+    runtime : {"auto", "torch", "compile", "onnxruntime", "openvino"}
+    recipe : Recipe
+    device : torch.device or None
+        None is the CPU.
+
+    Returns
+    -------
+    name : str or None
+        None for other precisions, in which the runtime makes no difference.
+    """
+    if recipe.precision != "bf16":
+        return None
+    if runtime != "auto":
+        return runtime
+    return next(iter(_others(recipe, device or torch.device("cpu"))), "torch")
+
+
 def _enough_for(runner: TorchRunner, n_images: int, n_threads: int, others: list[str]) -> float:
     """For how many pictures nothing more is worth being done to PyTorch's runner."""
     if n_images < _WORTH_FUSING:

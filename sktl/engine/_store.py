@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 import platformdirs
 
-from sktl.engine._claims import give_back, take
+from sktl.engine._claims import give_back, has_taken, take
 from sktl.engine._database import Database, ForeignFileError, checksum, description_of
 from sktl.engine._digests import digest_files, known_files, picture_digests, remember_files
 from sktl.engine._exchange import read_hdf5, write_hdf5
@@ -111,7 +111,7 @@ class FeatureStore:
         if dtype not in ("float32", "float16"):
             raise ParameterError(f'dtype must be "float32" or "float16"; got {dtype!r}')
         size: Any = max_bytes
-        if isinstance(size, bool) or not isinstance(size, numbers.Real) or float(size) <= 0:
+        if isinstance(size, bool) or not isinstance(size, numbers.Real) or not float(size) > 0:
             raise ParameterError(f"max_bytes must be a number of bytes above 0; got {max_bytes!r}")
         self.path = default_store_path() if path is None else Path(path).expanduser().absolute()
         self.max_bytes = max_bytes
@@ -225,8 +225,10 @@ class FeatureStore:
         )
 
     def release(self, owner: str) -> None:
-        """Give back what `owner` has claimed."""
-        self._attempt(lambda db: give_back(db, owner), None, create=False)
+        """Give back what `owner` has claimed, though the store may have failed since."""
+        if has_taken(owner):
+            with contextlib.suppress(Exception), self._database.open() as db:
+                give_back(db, owner)
 
     def digests(self, paths: Sequence[str]) -> list[bytes | None]:
         """Content digests of files, read again only if size, time or inode have changed.
@@ -252,10 +254,11 @@ class FeatureStore:
         """What was remembered of a network, so that hits need not load it."""
 
         def read(db: sqlite3.Connection) -> dict[str, Any] | None:
-            row = db.execute("SELECT content FROM networks WHERE alias = ?", [alias]).fetchone()
-            crc, _, text = row[0].partition(" ") if row else ("", "", "")
+            query = "SELECT CAST(content AS BLOB) FROM networks WHERE alias = ?"
+            row = db.execute(query, [alias]).fetchone()
+            crc, _, text = row[0].partition(b" ") if row else (b"", b"", b"")
             # What was damaged, or written without a checksum, is found out anew.
-            return json.loads(text) if crc == str(checksum(text.encode())) else None
+            return json.loads(text) if crc == str(checksum(text)).encode() else None
 
         return self._attempt(read, None, create=False)  # type: ignore[no-any-return]
 
@@ -428,16 +431,19 @@ class FeatureStore:
         ParameterError
             If the file is no such export or of another dtype, or the store cannot be opened.
         """
-        new = 0
+        new, other = None, ""
         with self._opened() as db:
             for layer, pictures, values in read_hdf5(Path(path)):
-                if layer[3] != self.dtype:
-                    raise ParameterError(
-                        f"{path} has features in {layer[3]}, which a store in {self.dtype} would "
-                        f'not find again; import them into FeatureStore(dtype="{layer[3]}")'
-                    )
-                new += write_rows(db, layer, pictures, values, self.max_bytes)
-        return new
+                if layer[3] == self.dtype:
+                    new = (new or 0) + write_rows(db, layer, pictures, values, self.max_bytes)
+                else:
+                    other = layer[3]
+        if new is None and other:
+            raise ParameterError(
+                f"{path} has features in {other}, which a store in {self.dtype} would not find "
+                f'again; import them into FeatureStore(dtype="{other}")'
+            )
+        return new or 0
 
     def clear(self, backbone: str | None = None) -> None:
         """Delete everything, or what a network of that name gave.

@@ -128,7 +128,8 @@ class CNNFeatures(PortableMixin, ImageEstimatorMixin, TransformerMixin, BaseEsti
     Raises
     ------
     ImageDecodeError
-        If some pictures cannot be read. The features of the others are in its `features`.
+        If some pictures cannot be read. The features of the others are in its `features`, unless
+        their headers are bad already, which is found out before any work.
     WeightsError
         If the weights cannot be had or do not fit.
 
@@ -381,6 +382,11 @@ class CNNFeatures(PortableMixin, ImageEstimatorMixin, TransformerMixin, BaseEsti
         checks.choice("on_error", self.on_error, ("raise", "nan"))
         checks.integer("batch_size", self.batch_size, minimum=1)
         checks.integer("image_size", self.image_size, minimum=1, optional=True)
+        jobs: Any = self.n_jobs
+        whole = isinstance(jobs, numbers.Integral) and not isinstance(jobs, bool)
+        checks.that(
+            "n_jobs", jobs, jobs is None or (whole and jobs != 0), "a number of jobs or None"
+        )
         checks.attempt(resolve_device, self.device)
         if not checks.wrong:
             checks.attempt(check_runtime, self.runtime, self.precision, resolve_device(self.device))

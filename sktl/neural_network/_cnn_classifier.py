@@ -137,7 +137,8 @@ class CNNClassifier(
         What does not fit is computed again in each epoch.
     checkpoint_dir : str or Path, default=None
         Folder where the state is kept after each epoch. The same fit, killed and called again,
-        goes on from there; callbacks begin anew. A `random_state` of None means 0 then: a fit
+        goes on from there; callbacks begin anew, and those with other parameters make another
+        fit. A `random_state` of None means 0 then: a fit
         that is drawn anew each time could not be found again.
     random_state : int, RandomState instance or None, default=None
         Seed of the head, of random weights, and of everything drawn in training.

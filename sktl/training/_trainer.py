@@ -353,7 +353,8 @@ class Trainer:
         some = np.arange(min(len(self.train.labels), 2 * self.settings.batch_size))
         labels = torch.from_numpy(self.train.labels[some])
         right = dict(self.work.right)
-        loss, _ = self.net.evaluate(({"x": train.read(some)}, labels), "train")
+        source = self.sources.as_they_are() if self.module.cut is None else train
+        loss, _ = self.net.evaluate(({"x": source.read(some)}, labels), "train")
         self.work.right = right
         row = self.net.history[-1]
         self._check_finite(name, epoch, {"train_loss": loss.item(), "lr": row["lr"]})

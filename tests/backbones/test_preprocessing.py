@@ -29,8 +29,9 @@ def test_its_own_size_changes_nothing():
 @pytest.mark.parametrize(
     ("parameters", "words"),
     [
-        ({"size": 300}, r"got size=300 and resize=256.*at_size"),
-        ({"size": 0}, "size must be from 1"),
+        ({"size": 300}, r"got size=300, resize=256.*at_size"),
+        ({"size": 0}, "size must be a whole number from 1"),
+        ({"size": 224.0}, "size must be a whole number"),
         ({"interpolation": "cubic"}, "nearest, bilinear, bicubic, .* got 'cubic'"),
     ],
 )

@@ -249,7 +249,13 @@ def test_the_preprocessing_is_that_of_timms_transform():
 
 
 @pytest.mark.parametrize(
-    "change", [{"input_size": (1, 160, 160)}, {"input_size": (3, 160, 96)}, {"crop_mode": "border"}]
+    "change",
+    [
+        {"input_size": (1, 160, 160)},
+        {"input_size": (3, 160, 96)},
+        {"crop_mode": "border"},
+        {"crop_pct": 1.15},
+    ],
 )
 def test_inputs_that_are_not_supported_are_refused(change):
     net = build_timm("test_resnet")

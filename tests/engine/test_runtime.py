@@ -94,6 +94,12 @@ def test_bf16_is_near_and_kept_apart(runtime, tmp_path):
     rough = CNNFeatures(precision="bf16", runtime=runtime, store=store).fit_transform(images)
     assert 1e-4 < distance(rough, expected) < 0.1
     assert store.info()["precision"].tolist() == ["auto", "bf16"]
+    by_other = {"torch": "openvino", "openvino": "torch"}[runtime]
+    other = CNNFeatures(precision="bf16", runtime=by_other, store=store).fit_transform(images)
+    assert distance(other, rough) > 1e-4, "each rounds in its own way"
+    assert store.info()["rows"].tolist() == [2, 2, 2]
+    CNNFeatures(precision="bf16", store=store).fit_transform(images)
+    assert store.info()["rows"].tolist() == [2, 2, 2], "one of the two is the default"
 
 
 def test_bf16_on_a_cpu_is_openvino_for_networks_known_by_name(used):

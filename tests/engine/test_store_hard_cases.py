@@ -18,7 +18,7 @@ from torch import nn
 
 from sktl import CNNFeatures, FeatureStore
 from sktl.backbones import Backbone, Preprocessing
-from sktl.engine import _claims, _database, _features
+from sktl.engine import _claims, _database, _features, _store
 from sktl.exceptions import ParameterError, StoreWarning
 
 
@@ -125,11 +125,11 @@ def _name_and_digests(store, X):
     from sktl.images import as_images
 
     images = as_images(X)
-    name = _stored_layer(Network(small(), "default", None), Recipe(), "bottleneck", images)
+    name = _stored_layer(Network(small(), "default", None), Recipe(), "bottleneck", images, None)
     return name, picture_digests(images, store)
 
 
-@pytest.mark.parametrize("limit", [None, "20GB", 0, -1, True])
+@pytest.mark.parametrize("limit", [None, "20GB", 0, -1, True, float("nan")])
 def test_limits_are_checked(limit, tmp_path):
     with pytest.raises(ParameterError, match="max_bytes must be a number"):
         FeatureStore(tmp_path / "store", max_bytes=limit)
@@ -265,3 +265,85 @@ def test_rows_that_were_read_count_even_where_their_use_cannot_be_noted(tmp_path
     finally:
         writer.close()
     np.testing.assert_array_equal(rows, expected)
+
+
+def test_a_write_that_failed_leaves_no_claims_behind(tmp_path, monkeypatch):
+    path, X = tmp_path / "store", pictures(20)
+    expected = features(None).fit_transform(X)
+    write, failed = _store.write_rows, []
+
+    def fail_once(*args):
+        if not failed:
+            failed.append(True)
+            raise sqlite3.OperationalError("database or disk is full")
+        return write(*args)
+
+    monkeypatch.setattr(_store, "write_rows", fail_once)
+    monkeypatch.setattr(_features, "_PATIENCE_S", 1e9)
+    with pytest.warns(StoreWarning, match="disk is full"):
+        np.testing.assert_array_equal(features(str(path), batch_size=4).fit_transform(X), expected)
+    with sqlite3.connect(path) as db:
+        assert db.execute("SELECT COUNT(*) FROM claims").fetchone() == (0,)
+        db.execute("INSERT INTO claims SELECT zeroblob(40), ?", [f"{os.getpid()}-of-before"])
+    store = FeatureStore(path)
+    np.testing.assert_array_equal(features(store, batch_size=4).fit_transform(X), expected)
+    assert n_rows(store) == [20]
+    with sqlite3.connect(path) as db:
+        assert db.execute("SELECT COUNT(*) FROM claims").fetchone() == (0,)
+
+
+def test_the_file_shrinks_with_its_limit(tmp_path):
+    path = tmp_path / "store"
+    features(FeatureStore(path), pooling="none").fit_transform(pictures(200))
+    before = path.stat().st_size
+    store = FeatureStore(path, max_bytes=before // 4)
+    features(store, pooling="none").fit_transform(pictures(1, seed=1))
+    assert 0 < n_rows(store)[0] < 60
+    assert store.info().attrs["bytes"] <= before // 4
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert path.stat().st_size <= before // 4
+
+
+def test_facts_of_networks_that_are_no_text_are_found_out_anew(tmp_path):
+    path, X = tmp_path / "store", pictures(3)
+    expected = CNNFeatures("resnet18", weights=None, image_size=32, store=path).fit_transform(X)
+    with sqlite3.connect(path) as db:
+        (n,) = db.execute("SELECT COUNT(*) FROM networks").fetchone()
+        assert n
+        db.execute("UPDATE networks SET content = CAST(x'ff' || CAST(content AS BLOB) AS TEXT)")
+    store = FeatureStore(path)
+    again = CNNFeatures("resnet18", weights=None, image_size=32, store=store).fit_transform(X)
+    np.testing.assert_array_equal(again, expected)
+    assert store.info()["hits"].tolist() == [3]
+
+
+def test_an_export_of_both_dtypes_is_imported_by_both(tmp_path):
+    path, file = tmp_path / "store", tmp_path / "both.h5"
+    for dtype in ("float32", "float16"):
+        features(FeatureStore(path, dtype=dtype)).fit_transform(pictures(5))
+    FeatureStore(path).export_hdf5(file)
+    for dtype in ("float32", "float16"):
+        store = FeatureStore(tmp_path / dtype, dtype=dtype)
+        assert store.import_hdf5(file) == 5
+        assert n_rows(store) == [5]
+
+
+class Rounded(nn.Module):
+    def __init__(self, bits):
+        super().__init__()
+        self.bits = bits
+
+    def forward(self, x):
+        scale = self.bits if isinstance(self.bits, int) else self.bits["bits"][0]
+        return (x * 2**scale).round() / 2**scale
+
+
+@pytest.mark.parametrize("one", [12, {"bits": [12]}], ids=["number", "table"])
+def test_whole_numbers_of_own_modules_tell_networks_apart(tmp_path, one):
+    store = FeatureStore(tmp_path / "store")
+    other = 6 if one == 12 else {"bits": [6]}
+    first = features(store, small(before=[Rounded(one)])).fit_transform(pictures())
+    second = features(store, small(before=[Rounded(other)])).fit_transform(pictures())
+    assert n_rows(store) == [6, 6]
+    assert not np.array_equal(first, second)

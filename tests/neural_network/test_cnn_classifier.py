@@ -219,10 +219,10 @@ class KilledError(Exception):
 
 class Kill(skorch.callbacks.Callback):
     def __init__(self, epoch):
-        self.epoch = epoch
+        self.epoch_ = epoch  # no parameter, so that whoever is killed later makes the same fit
 
     def on_epoch_begin(self, net, **kwargs):
-        if len(net.history) > self.epoch:
+        if len(net.history) > self.epoch_:
             raise KilledError
 
 

@@ -1,14 +1,19 @@
 """Combinations of parameters, data and callbacks that are easily got wrong together."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import skorch.callbacks
-from sklearn.exceptions import NotFittedError
+import torch
+from sklearn.exceptions import FitFailedWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV
+from skorch.callbacks import Checkpoint, EarlyStopping, EpochScoring, GradientNormClipping
 
-from sktl import CNNClassifier, Phase
+from sktl import CNNClassifier, CNNFeatures, Phase
 from sktl.exceptions import DivergenceError, ImageDecodeError, ParameterError
-from sktl.training import Augmentation, Patience
+from sktl.neural_network._parts import split
+from sktl.training import Augmentation, Patience, _sources
+from sktl.training._settings import Labelled
 
 Y = np.arange(24) % 2
 
@@ -346,3 +351,204 @@ def test_augmentation_is_searched_whatever_it_was():
 def test_wrong_parameters_are_named(parameters, message):
     with pytest.raises(ParameterError, match=message):
         model(**parameters).fit(pictures(), Y)
+
+
+def test_numbers_of_a_grid_are_resumed(tmp_path):
+    for phase in (
+        Phase("all", np.int64(2), lr=np.float64(0.01), weight_decay=np.float64(1e-3)),
+        Phase("all", 2, lr=0.01, schedule="step", step_size=np.int64(1), gamma=np.float64(0.5)),
+        Phase("all", 2, lr=0.01, schedule={np.int64(0): np.float64(0.01)}),
+    ):
+        first, again = (
+            model(phases=[("train", phase)], checkpoint_dir=tmp_path).fit(pictures(), Y)
+            for _ in range(2)
+        )
+        assert difference(first, again) == 0
+
+
+class Every:
+    """A criterion without words of its own."""
+
+    def __init__(self, n_epochs):
+        self.n_epochs = n_epochs
+
+    def check(self, checks):
+        pass
+
+    def stops(self, losses):
+        return len(losses) >= self.n_epochs
+
+
+def test_fits_with_other_callbacks_have_checkpoints_of_their_own(tmp_path):
+    def fit(**parameters):
+        return model(checkpoint_dir=tmp_path, phases=one_phase(epochs=3), **parameters).fit(
+            pictures(), Y
+        )
+
+    plain = fit()
+    clipped = fit(callbacks=[GradientNormClipping(1e-6)])
+    assert difference(plain, clipped) > 1e-6
+    assert difference(clipped, fit(callbacks=[GradientNormClipping(1e-6)])) == 0
+    assert len(fit(early_stopping=Every(1)).history_) == 1
+    assert len(fit(early_stopping=Every(2)).history_) == 2
+    assert len(list(tmp_path.iterdir())) == 4
+    fit(early_stopping=Every(2))
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+@pytest.mark.parametrize("layer", ["penultimate", "bottleneck"])
+def test_the_trained_network_gives_the_features_below_the_head(layer):
+    X = pictures()
+    fitted = model("resnet18", layer=layer, validation=None).fit(X, Y)
+    features = CNNFeatures(fitted.backbone_, layer="penultimate", image_size=32, store=None)
+    head = fitted.net_.module_.head
+    with torch.no_grad():
+        logits = head(torch.from_numpy(features.fit_transform(X)))
+    np.testing.assert_allclose(logits.softmax(1), fitted.predict_proba(X), atol=1e-4)
+
+
+def test_a_last_step_that_left_no_numbers_is_an_error():
+    X, options = pictures(), {"validation": None, "batch_size": 64}
+    too_fast = one_phase(epochs=1, lr=1e25)
+    with pytest.raises(DivergenceError, match=r"train_loss is .* in epoch 1"):
+        model(phases=too_fast, **options).fit(X, Y)
+    search = GridSearchCV(model(**options), {"phases__train__lr": [0.01, 1e25]}, cv=2, refit=False)
+    with pytest.warns(FitFailedWarning), pytest.warns(UserWarning, match="non-finite"):
+        search.fit(X, Y)
+    assert np.isnan(search.cv_results_["mean_test_score"]).tolist() == [False, True]
+    fitted = model(**options).partial_fit(X, Y)
+    before = fitted.predict_proba(X)
+    fitted.set_params(phases=too_fast)
+    with pytest.raises(DivergenceError):
+        fitted.partial_fit(X, Y)
+    np.testing.assert_array_equal(fitted.predict_proba(X), before)
+    fitted.set_params(phases=one_phase()).partial_fit(X, Y)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("counts", [[15, 8, 1], [3] * 8, [2, 2, 12], [1, 1, 2]])
+def test_each_class_keeps_a_picture_to_learn_from(seed, counts):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    everything = Labelled(pictures(len(labels)), labels, None)
+    train, valid = split(everything, 0.2, seed)
+    assert set(train.labels) == set(labels)
+    assert sorted([*train.positions, *valid.positions]) == list(range(len(labels)))
+    assert len(valid.labels) >= 1
+
+
+def test_classes_of_one_picture_cannot_be_validated():
+    with pytest.raises(ParameterError, match="leaves one of the 3 classes none to learn from"):
+        split(Labelled(pictures(3), np.arange(3), None), 0.2, 0)
+
+
+def test_refit_repeats_the_rates_that_validation_pictures_decided():
+    X = pictures()
+    phase = Phase("all", 6, lr=0.02, schedule="plateau", step_size=1, gamma=0.5, optimizer="adam")
+    seen = []
+
+    class Rates(skorch.callbacks.Callback):
+        def on_epoch_end(self, net, **_):
+            seen.append(net.optimizer_.param_groups[0]["lr"])
+
+    fitted = model(phases=[("train", phase)], refit=True, callbacks=[Rates()]).fit(X, Y)
+    first, second = seen[:6], seen[6:]
+    assert len(set(first)) > 1
+    assert second == first[: fitted.best_epoch_]
+
+
+def test_callbacks_that_watch_scores_of_validation_pictures_rest_without_them():
+    X = pictures()
+    scores = [
+        EpochScoring("f1_macro", lower_is_better=False, name="f1"),
+        EarlyStopping(monitor="f1", lower_is_better=False, patience=5),
+        Checkpoint(monitor="f1_best", f_params=None, f_history=None, f_optimizer=None),
+    ]
+    fitted = model(callbacks=scores, refit=True).fit(X, Y)
+    assert fitted.history_["f1"].notna().all()
+    fitted.partial_fit(X, Y)
+    with pytest.raises(ParameterError, match=r"validation=None; got \['EarlyStopping"):
+        model(callbacks=scores, validation=None).fit(X, Y)
+    watching = [EarlyStopping(monitor="train_loss")]
+    model(callbacks=watching, validation=None).fit(X, Y)
+
+
+@pytest.mark.parametrize(
+    ("y", "classes"),
+    [
+        (np.array([True, False] * 12, dtype=object), [False, True]),
+        (np.array([2, 1] * 12, dtype=object), [1, 2]),
+        (pd.Series([2, 1] * 12, dtype="Int64"), [1, 2]),
+        (pd.Series([True, False] * 12, dtype="boolean"), [False, True]),
+        (pd.Series(["b", "a"] * 12, dtype="string"), ["a", "b"]),
+        (pd.Series(["b", "a"] * 12, dtype="category"), ["a", "b"]),
+        ([b == 0 for b in range(24)], [False, True]),
+    ],
+    ids=["bools", "ints", "Int64", "boolean", "string", "category", "list"],
+)
+def test_labels_keep_their_type(y, classes):
+    fitted = model(phases=one_phase(epochs=1)).fit(pictures(), y)
+    assert fitted.classes_.tolist() == classes
+    assert set(fitted.predict(pictures()).tolist()) <= set(classes)
+    assert type(fitted.classes_.tolist()[0]) is type(classes[0])
+
+
+@pytest.mark.parametrize(
+    ("y", "words"),
+    [
+        (["a", None] * 12, "12 of 24 are missing, the first at position 1"),
+        ([1.0, np.nan] * 12, "12 of 24 are missing"),
+        (pd.Series([1, None] * 12, dtype="Int64"), "12 of 24 are missing"),
+        (np.array(["a", 1] * 12, dtype=object), r"got \['int', 'str'\]"),
+        (np.array([object()] * 24), r"got \['object'\]"),
+    ],
+)
+def test_labels_that_cannot_be_are_named(y, words):
+    with pytest.raises(ParameterError, match=words):
+        model().fit(pictures(), y)
+
+
+@pytest.mark.parametrize(
+    ("weight", "words"),
+    [({0: -2}, "got -2 for 0"), ({0: float("nan")}, "got nan"), ({0: "2"}, "got '2'"),
+     ("balance", "got 'balance'")],
+)  # fmt: skip
+def test_class_weights_that_cannot_be_are_named(weight, words):
+    with pytest.raises(ParameterError, match=f"class_weight must .*{words}"):
+        model(class_weight=weight).fit(pictures(), Y)
+
+
+def test_balanced_classes_cannot_be_known_from_a_part():
+    with pytest.raises(ParameterError, match="partial_fit"):
+        model(class_weight="balanced").partial_fit(pictures(), Y)
+
+
+def test_one_weight_for_all_pictures_is_no_weight():
+    X, pair = pictures(), (pictures(9, seed=1), Y[:9])
+    one, none = (model(validation=pair, refit=True).fit(X, Y, weight) for weight in (1.0, None))
+    assert difference(one, none) == 0
+
+
+@pytest.mark.parametrize(
+    ("phase", "words"),
+    [(Phase(augment="light"), "augment must be True or False"),
+     (Phase(nesterov="no"), "nesterov must be True or False"),
+     (Phase(schedule=[(0, 0.1)]), "a table")],
+)  # fmt: skip
+def test_phases_are_checked(phase, words):
+    with pytest.raises(ParameterError, match=words):
+        model(phases=[("train", phase)]).fit(pictures(), Y)
+
+
+def test_vectors_kept_in_32_bits_count_as_such(monkeypatch):
+    sizes = []
+
+    def note(shape, itemsize, cache_bytes):
+        sizes.append(itemsize)
+        return True
+
+    monkeypatch.setattr(_sources, "fits_on_disk", note)
+    parameters = {"store": None, "augment": "light", "augment_copies": 2, "pooling": "flatten"}
+    model("resnet18", phases=one_phase("head"), layer="bottleneck", **parameters).fit(pictures(), Y)
+    model("resnet18", phases=one_phase("last:1"), **parameters).fit(pictures(), Y)
+    assert sizes[0] == 4
+    assert sizes[-1] == 2

@@ -56,12 +56,31 @@ def test_earlier_phases_come_first():
         find_lr(classifier(phases=phases), X, y, phase="tail")
 
 
-def test_smoothing_is_a_plain_mean():
+def test_smoothing_is_a_line_through_the_steps_around():
     rng = np.random.default_rng(0)
-    found = LearningRateDisplay(np.geomspace(1e-3, 1, 20), rng.random(20))
-    for i in range(20):
-        weights = [0.9 ** (i - j) for j in range(i + 1)]
-        assert found.smoothed[i] == pytest.approx(np.average(found.loss[: i + 1], weights=weights))
+    found = LearningRateDisplay(np.geomspace(1e-3, 1, 60), rng.random(60))
+    steps = np.arange(60)
+    for i in range(60):
+        weights = np.exp(-0.5 * ((steps - i) / 3) ** 2)
+        line = np.polyfit(steps, found.loss, 1, w=np.sqrt(weights))
+        assert found.smoothed[i] == pytest.approx(np.polyval(line, i))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_noise_at_the_start_is_not_taken_for_a_fall(seed):
+    rate = np.geomspace(1e-6, 1, 100)
+    fall = 1 / (1 + (1e-3 / rate) ** 1.5)  # fastest at .001
+    explosion = 4 * np.maximum(0, np.log10(rate) + 1) ** 2
+    noise = np.random.default_rng(seed).normal(0, 0.15, 100)
+    found = LearningRateDisplay(rate, 1.6 - fall + explosion + noise)
+    assert 1e-4 < found.suggestion < 1e-2
+
+
+def test_a_loss_that_only_rises_suggests_nothing():
+    found = LearningRateDisplay(np.geomspace(1e-3, 1, 20), np.linspace(1, 2, 20))
+    assert np.isnan(found.suggestion)
+    pytest.importorskip("matplotlib").use("Agg")
+    assert len(found.plot().ax_.lines) == 2
 
 
 def test_the_display_draws():

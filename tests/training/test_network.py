@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from sktl import Phase, load_backbone
+from sktl.backbones import Backbone, Preprocessing
 from sktl.exceptions import ParameterError
 from sktl.nn import make_head, pooled_shape
 from sktl.training._network import TransferNet
@@ -156,3 +157,38 @@ def test_learning_rates_fall_from_stage_to_stage():
     assert by_scale[0.5] == {id(p) for p in net.trunk.layer4.parameters()}
     assert by_scale[0.25] == {id(p) for p in net.trunk.layer3.parameters()}
     assert by_scale[1.0] == {id(p) for p in net.head.parameters()}
+
+
+def test_learning_rates_fall_by_the_stages_that_have_weights():
+    lenet = TransferNet(load_backbone("lenet", None), "penultimate", "avg", make_head(84, 3))
+    lenet.begin(Phase("all"), is_pretrained=False)
+    scales = {id(p): group["scale"] for group in lenet.groups(0.5) for p in group["params"]}
+    convolutions = [m for m in lenet.trunk.modules() if isinstance(m, nn.Conv2d)]
+    assert [scales[id(conv.weight)] for conv in convolutions] == [0.125, 0.25]
+
+
+def test_normalisations_without_parameters_are_frozen_with_what_is_before_them():
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, affine=False),
+        nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4, affine=False),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4),
+    )  # fmt: skip
+    backbone = Backbone(net.eval(), preprocessing=Preprocessing(size=64, resize=64))
+    transfer = TransferNet(backbone, "penultimate", "avg", make_head(4, 3))
+    transfer.begin(Phase(["2"], batch_norm="train"), is_pretrained=True)
+    transfer.train()
+    assert [transfer.trunk[i].training for i in (1, 3)] == [False, True]
+
+
+@pytest.mark.parametrize("name", ["lenet", "resnet18", "efficientnet_lite0"])
+def test_the_trained_network_runs_without_the_net_around_it(name):
+    backbone = load_backbone(name, None)
+    (shape,) = backbone.shapes(["bottleneck"])
+    net = TransferNet(backbone, "bottleneck", "avg", make_head(shape[0], 3)).eval()
+    x = torch.randn((2, 3, *[backbone.preprocessing.size] * 2))
+    again = Backbone(net.network, preprocessing=backbone.preprocessing)
+    with torch.no_grad():
+        expected = backbone.module(x)
+        torch.testing.assert_close(net.network(x), expected)
+        next(net.trunk.parameters()).mul_(2)  # what is learnt is seen there
+        assert not torch.allclose(again.module(x), expected)
