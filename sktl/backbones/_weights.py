@@ -105,7 +105,7 @@ def _is_plain(value: Any) -> bool:
     """Whether it is a number, a word, a truth value, or a list or table of such."""
     if isinstance(value, dict):
         return all(map(_is_plain, [*value, *value.values()]))
-    if isinstance(value, (list, set)):
+    if isinstance(value, list):
         return all(map(_is_plain, value))
     return isinstance(value, (int, float, str, tuple))
 

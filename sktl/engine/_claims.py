@@ -12,7 +12,7 @@ from pathlib import Path
 from sktl.engine._database import among, chunks
 from sktl.images._digest import digest_bytes
 
-__all__ = ["give_back", "has_taken", "take"]
+__all__ = ["forget", "give_back", "take"]
 
 # Whose claims this process means. Others of its number were left by a write that failed, or by a
 # process of the same number before it.
@@ -64,14 +64,15 @@ def take(
     return free
 
 
-def has_taken(owner: str) -> bool:
-    """Whether `owner`, in this process, has something to give back."""
-    return owner in _mine
+def forget(owner: str) -> bool:
+    """Mean the claims of `owner` no longer; False if it has made none in this process."""
+    has_taken = owner in _mine
+    _mine.discard(owner)
+    return has_taken
 
 
 def give_back(db: sqlite3.Connection, owner: str) -> None:
     """End the claims of `owner`."""
-    _mine.discard(owner)
     with db:
         db.execute("DELETE FROM claims WHERE owner = ?", [owner])
 

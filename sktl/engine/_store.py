@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 import platformdirs
 
-from sktl.engine._claims import give_back, has_taken, take
+from sktl.engine._claims import forget, give_back, take
 from sktl.engine._database import Database, ForeignFileError, checksum, description_of
 from sktl.engine._digests import digest_files, known_files, picture_digests, remember_files
 from sktl.engine._exchange import read_hdf5, write_hdf5
@@ -226,7 +226,7 @@ class FeatureStore:
 
     def release(self, owner: str) -> None:
         """Give back what `owner` has claimed, though the store may have failed since."""
-        if has_taken(owner):
+        if forget(owner):
             with contextlib.suppress(Exception), self._database.open() as db:
                 give_back(db, owner)
 

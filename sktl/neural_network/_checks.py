@@ -104,6 +104,8 @@ def _check_range(checks: ParameterChecks, estimator: Any, name: str, most: float
 def _check_data(estimator: CNNClassifier, checks: ParameterChecks) -> None:
     e = estimator
     checks.choice("keep", e.keep, ("best", "final"))
+    checks.truth("refit", e.refit)
+    checks.truth("compile", e.compile)
     checks.choice("crops", e.crops, ("center", "ten"))
     checks.integer("batch_size", e.batch_size, minimum=1)
     checks.integer("augment_copies", e.augment_copies, minimum=1, optional=True)

@@ -114,7 +114,9 @@ class CNNClassifier(
         begin and end. Those that watch what only validation pictures tell have a rest where there
         are none, in refitting and in `partial_fit`.
     crops : {"center", "ten"}, default="center"
-        "ten" averages the logits of the four corners and the centre, each also mirrored.
+        "ten" averages the logits of the four corners and the centre, each also mirrored. Where a
+        picture is resized to just the size that the network sees, as those of the named small
+        networks are, the five are the same, and only the mirror image adds to it.
     batch_size : int, default=32
         Pictures a training step.
     device : str or torch.device, default="auto"
@@ -137,9 +139,8 @@ class CNNClassifier(
         What does not fit is computed again in each epoch.
     checkpoint_dir : str or Path, default=None
         Folder where the state is kept after each epoch. The same fit, killed and called again,
-        goes on from there; callbacks begin anew, and those with other parameters make another
-        fit. A `random_state` of None means 0 then: a fit
-        that is drawn anew each time could not be found again.
+        goes on from there; callbacks begin anew, and others make it another fit. A `random_state`
+        of None means 0 then: a fit that is drawn anew each time could not be found again.
     random_state : int, RandomState instance or None, default=None
         Seed of the head, of random weights, and of everything drawn in training.
     image_shape : tuple of 2 or 3 ints, default=None
@@ -321,6 +322,8 @@ class CNNClassifier(
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
         """Train one more epoch of the last phase, on these pictures.
+
+        The optimizer's state, such as momentum, is kept from call to call, but not in a pickle.
 
         Parameters
         ----------

@@ -169,12 +169,8 @@ class Phase(BaseEstimator):
             fine,
             '"head", "last:k" with a number k, "conv", "fc", "all" or a list of module paths',
         )
-        checks.that(
-            f"{name}__augment", self.augment, isinstance(self.augment, bool), "True or False"
-        )
-        checks.that(
-            f"{name}__nesterov", self.nesterov, isinstance(self.nesterov, bool), "True or False"
-        )
+        checks.truth(f"{name}__augment", self.augment)
+        checks.truth(f"{name}__nesterov", self.nesterov)
         checks.integer(f"{name}__epochs", self.epochs, minimum=1)
         checks.choice(f"{name}__optimizer", self.optimizer, tuple(OPTIMIZERS))
         checks.choice(f"{name}__batch_norm", self.batch_norm, ("auto", "train", "frozen"))

@@ -7,6 +7,8 @@ import numbers
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from sktl.exceptions import ParameterError
 
 __all__ = ["ParameterChecks", "suggest"]
@@ -54,6 +56,10 @@ class ParameterChecks:
             self.wrong.append(
                 f"{name} must be an integer of at least {minimum}{none}; got {value!r}."
             )
+
+    def truth(self, name: str, value: Any) -> None:
+        if not isinstance(value, (bool, np.bool_)):
+            self.wrong.append(f"{name} must be True or False; got {value!r}.")
 
     def that(self, name: str, value: Any, holds: bool, rule: str) -> None:
         if not holds:

@@ -267,7 +267,8 @@ def test_rows_that_were_read_count_even_where_their_use_cannot_be_noted(tmp_path
     np.testing.assert_array_equal(rows, expected)
 
 
-def test_a_write_that_failed_leaves_no_claims_behind(tmp_path, monkeypatch):
+@pytest.mark.parametrize("gives_back", [True, False])
+def test_a_write_that_failed_leaves_no_claims_behind(tmp_path, monkeypatch, gives_back):
     path, X = tmp_path / "store", pictures(20)
     expected = features(None).fit_transform(X)
     write, failed = _store.write_rows, []
@@ -278,12 +279,20 @@ def test_a_write_that_failed_leaves_no_claims_behind(tmp_path, monkeypatch):
             raise sqlite3.OperationalError("database or disk is full")
         return write(*args)
 
+    def fail_again(*args):
+        raise sqlite3.OperationalError("database or disk is full")
+
     monkeypatch.setattr(_store, "write_rows", fail_once)
     monkeypatch.setattr(_features, "_PATIENCE_S", 1e9)
+    give_back = _store.give_back
+    if not gives_back:
+        monkeypatch.setattr(_store, "give_back", fail_again)
     with pytest.warns(StoreWarning, match="disk is full"):
         np.testing.assert_array_equal(features(str(path), batch_size=4).fit_transform(X), expected)
     with sqlite3.connect(path) as db:
-        assert db.execute("SELECT COUNT(*) FROM claims").fetchone() == (0,)
+        (n_claims,) = db.execute("SELECT COUNT(*) FROM claims").fetchone()
+        assert (n_claims == 0) == gives_back
+        monkeypatch.setattr(_store, "give_back", give_back)
         db.execute("INSERT INTO claims SELECT zeroblob(40), ?", [f"{os.getpid()}-of-before"])
     store = FeatureStore(path)
     np.testing.assert_array_equal(features(store, batch_size=4).fit_transform(X), expected)

@@ -420,6 +420,7 @@ def test_parameters_of_phases_are_searched_like_steps():
         ({"early_stopping": 3, "validation": None}, "early_stopping"), ({"layer": "top"}, "layer"),
         ({"phases": [("a", Phase("last:0"))]}, "last:k"), ({"mixup": -1}, "mixup"),
         ({"phases": [("a", Phase(["nothing"]))]}, "nothing"), ({"device": "tpu"}, "device"),
+        ({"refit": "yes"}, "refit"), ({"compile": "fast"}, "compile"), ({"n_jobs": "2"}, "n_jobs"),
     ],
 )  # fmt: skip
 def test_wrong_parameters_are_named_before_work(parameters, named):
