@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -102,12 +103,11 @@ def digest_structure(module: nn.Module) -> str:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether it is a number, a word, a truth value, or a list or table of such."""
-    if isinstance(value, dict):
-        return all(map(_is_plain, [*value, *value.values()]))
-    if isinstance(value, list):
-        return all(map(_is_plain, value))
-    return isinstance(value, (int, float, str, tuple))
+    """Whether it is a number, a word, a truth value, or a list or table of some."""
+    if isinstance(value, (dict, list)):
+        inner = [*value, *value.values()] if isinstance(value, dict) else value
+        return bool(inner) and all(map(_is_plain, inner))  # empty ones may be filled by running
+    return isinstance(value, (int, float, str, tuple, np.generic))
 
 
 def _without_addresses(thing: Any) -> str:

@@ -140,6 +140,8 @@ def _column(columns: pd.DataFrame, parameter: str, name: Any) -> pd.Series[Any]:
 
 
 def _labels(column: pd.Series[Any]) -> np.ndarray[Any, Any]:
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        column = column.astype(column.cat.categories.dtype)
     column = column.infer_objects()
     if column.dtype.kind in "biuf":
         return np.array(column)

@@ -98,7 +98,9 @@ def compute_features(
     digests = [None] * len(images) if store is None else picture_digests(images, store)
     first, inverse = _unique(digests)
     distinct = images[first]
-    rounding = bf16_runtime(runtime, recipe, device)
+    # A network that has no name is not exported unless that is asked for.
+    named = "torch" if runtime == "auto" and network.alias is None else runtime
+    rounding = bf16_runtime(named, recipe, device)
     shelf = _Shelf(images, [digests[i] for i in first], network, recipe, store, keep, rounding)
 
     bad = distinct.check(shelf.look_up([]))

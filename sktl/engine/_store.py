@@ -226,7 +226,7 @@ class FeatureStore:
 
     def release(self, owner: str) -> None:
         """Give back what `owner` has claimed, though the store may have failed since."""
-        if forget(owner):
+        if forget(owner) and self._database.exists():
             with contextlib.suppress(Exception), self._database.open() as db:
                 give_back(db, owner)
 

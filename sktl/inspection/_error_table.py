@@ -232,11 +232,25 @@ def predict_probabilities(
     if cv is None:
         probabilities = np.asarray(estimator.predict_proba(X))
         return np.asarray(estimator.classes_), probabilities
-    from sklearn.model_selection import cross_val_predict
+    from sklearn.base import clone
+    from sklearn.model_selection import check_cv
+    from sklearn.utils import _safe_indexing, indexable
 
     labels = labels_of(y, len(y))
-    probabilities = cross_val_predict(estimator, X, labels, cv=cv, method="predict_proba")
-    return np.unique(labels), probabilities
+    classes = np.unique(labels)
+    X, labels = indexable(X, labels)
+    probabilities, times = np.zeros((len(labels), len(classes))), np.zeros(len(labels), dtype=int)
+    # Not by cross_val_predict, which trains on numbers instead of labels: class weights by label
+    # and classes by name would mean others.
+    for train, test in check_cv(cv, labels, classifier=True).split(X, labels):
+        fitted = clone(estimator).fit(_safe_indexing(X, train), labels[train])
+        found = fitted.predict_proba(_safe_indexing(X, test))
+        rows = np.flatnonzero(test) if np.asarray(test).dtype == bool else test
+        probabilities[np.ix_(rows, np.searchsorted(classes, fitted.classes_))] = found
+        times[rows] += 1
+    if not (times == 1).all():
+        raise ParameterError("the folds of cv must test every picture once")
+    return classes, probabilities
 
 
 def check_probabilities(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 import warnings
+from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -300,6 +301,13 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
                 balance = weight.sum() / (len(of_class) * of_class)
             weight = weight * np.where(of_class > 0, balance, 0)[y]
         elif self.class_weight is not None:
+            if isinstance(self.class_weight, Mapping):
+                by_class = np.array(list(self.class_weight.values()), dtype=np.float64)
+                if not (np.isfinite(by_class) & (by_class >= 0)).all():
+                    raise ValueError(
+                        "class_weight must give finite numbers of at least 0; got "
+                        f"{dict(self.class_weight)}"
+                    )
             labels = self.classes_[y]
             weight = (
                 weight * compute_class_weight(self.class_weight, classes=self.classes_, y=labels)[y]

@@ -43,10 +43,11 @@ def out_of_subset_rate(y_pred: npt.ArrayLike, subset: Iterable[Any]) -> float:
     """
     if isinstance(subset, str):
         raise ParameterError(f"subset is the labels of classes, not one string; got {subset!r}")
-    predicted, allowed = np.asarray(y_pred), np.asarray(list(subset))
-    if predicted.size == 0 or allowed.size == 0:
+    predicted = np.asarray(y_pred).tolist()
+    allowed = {label.item() if isinstance(label, np.generic) else label for label in subset}
+    if not predicted or not allowed:
         raise ParameterError("y_pred and subset need at least one label each")
-    return float(1 - np.isin(predicted, allowed).mean())
+    return float(np.mean([label not in allowed for label in predicted]))
 
 
 def make_out_of_subset_scorer(subset: Iterable[Any] | None = None) -> OutOfSubsetScorer:

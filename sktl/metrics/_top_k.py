@@ -71,8 +71,17 @@ def top_k_accuracy(
         raise ParameterError("y_score has NaN: the scores of some samples cannot be ranked")
     ranked = np.argsort(-y_score, axis=1, kind="stable")[:, :k]
     hit = (classes[ranked] == y_true[:, None]).any(axis=1)
-    weights = None if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
+    weights = None if sample_weight is None else _check_weights(sample_weight, len(hit))
     return float(np.average(hit, weights=weights))
+
+
+def _check_weights(sample_weight: Any, n: int) -> npt.NDArray[np.float64]:
+    weights = np.asarray(sample_weight, dtype=np.float64)
+    if weights.shape != (n,):
+        raise ParameterError(f"sample_weight must have shape ({n},); got {weights.shape}")
+    if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
+        raise ParameterError("sample_weight must be finite and not negative, and not all zero")
+    return weights
 
 
 def make_top_k_scorer(k: int = 5) -> CachingScorer:

@@ -166,6 +166,10 @@ class DiagnosisDisplay:
         stages = [stage for stage in _STAGES if stage.name in errors]
         if "training-validation" not in errors:
             stages = [_EITHER if stage.name == "validation" else stage for stage in stages]
+        if "validation" not in errors:  # nothing was chosen by them
+            before = _STAGES[2] if "training-validation" in errors else _EITHER
+            cause, remedy = (text.replace("validation data", "test data") for text in before[1:])
+            stages = [_Stage("test", cause, remedy) if s.name == "test" else s for s in stages]
         error = np.array(list(errors.values()), dtype=np.float64)
         n = np.array([n_samples[name] for name in errors])
         se = np.sqrt(error * (1 - error) / n)

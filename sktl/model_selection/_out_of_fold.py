@@ -13,9 +13,15 @@ from sklearn.utils import _safe_indexing
 
 from sktl.exceptions import ParameterError
 
-__all__ = ["Fold", "FoldResult", "Said", "assemble", "evaluate"]
+__all__ = ["Fold", "FoldResult", "Said", "as_positions", "assemble", "evaluate"]
 
 Fold = tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]
+
+
+def as_positions(part: Any) -> npt.NDArray[np.intp]:
+    """A part of a fold, given as positions or as a mask, as positions."""
+    part = np.asarray(part)
+    return np.flatnonzero(part) if part.dtype == bool else part
 
 
 class FoldResult(NamedTuple):

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from sktl.exceptions import ParameterError
 from sktl.model_selection._model_ranking import ModelRanking
-from sktl.model_selection._out_of_fold import assemble, evaluate
+from sktl.model_selection._out_of_fold import as_positions, assemble, evaluate
 
 __all__ = ["rank_models"]
 
@@ -87,7 +87,8 @@ def rank_models(
     named = _named(estimators)
     X, y = indexable(X, y)
     y = np.asarray(y)
-    folds = list(check_cv(cv, y, classifier=True).split(X, y, groups))
+    splits = check_cv(cv, y, classifier=True).split(X, y, groups)
+    folds = [(as_positions(train), as_positions(test)) for train, test in splits]
     # Those of one fold stand side by side, as they share features.
     pairs = [(name, fold) for fold in folds for name in named]
     workers = Parallel(n_jobs=n_jobs, return_as="generator")

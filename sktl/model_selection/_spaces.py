@@ -201,6 +201,8 @@ def _range(name: str, given: tuple[Any, ...], distributions: Any) -> Any:
 
 def _of_scipy(given: Any, distributions: Any) -> Dimension:
     """The same distribution where Optuna has it, else that of the quantile."""
+    from scipy.stats import rv_discrete
+
     low, high = (float(end) for end in given.support())
     kind = given.dist.name
     if kind == "uniform":
@@ -211,7 +213,8 @@ def _of_scipy(given: Any, distributions: Any) -> Dimension:
     if kind in ("loguniform", "reciprocal") and np.isclose(given.median(), np.sqrt(low * high)):
         return Dimension(distributions.FloatDistribution(low, high, log=True))
     quantile = distributions.FloatDistribution(_LEAST, _MOST)
-    return Dimension(quantile, lambda drawn: given.ppf(drawn).item())
+    value: Any = int if isinstance(given.dist, rv_discrete) else float
+    return Dimension(quantile, lambda drawn: value(given.ppf(drawn)))
 
 
 def _labels(values: Any) -> dict[Any, Any]:

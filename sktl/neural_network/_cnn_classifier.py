@@ -469,6 +469,9 @@ class CNNClassifier(
         pixels = self._begin(train, seed, valid)
         trainer = make_trainer(self, self._built(), train, valid, seed, pixels=pixels)
         resting = needing_validation(trainer.net) if valid is None else []
+        callbacks = dict(trainer.net.callbacks_)
+        # Users' own may get along without.
+        resting = [n for n in resting if type(callbacks[n]).__module__.startswith("skorch.")]
         if resting:
             raise ParameterError(
                 f"callbacks must not watch scores of validation pictures with validation=None; "
@@ -586,7 +589,14 @@ class CNNClassifier(
         seed = trainer.settings.seed
         pixels = self._begin(everything, seed)
         again = make_trainer(
-            self, self._built(), everything, None, seed, pixels=pixels, epochs=epochs
+            self,
+            self._built(),
+            everything,
+            None,
+            seed,
+            pixels=pixels,
+            epochs=epochs,
+            phases=phases,
         )
         without_validation(again.net)
         again.run(phases, epochs)

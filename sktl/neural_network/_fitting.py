@@ -22,6 +22,7 @@ from sktl.utils._torch import resolve_device
 
 if TYPE_CHECKING:
     from sktl.neural_network._cnn_classifier import CNNClassifier
+    from sktl.training._phase import Phase
 
 __all__ = ["make_trainer", "needing_validation", "without_validation"]
 
@@ -41,6 +42,7 @@ def make_trainer(
     *,
     pixels: Sequence[Pixels] = (),
     epochs: Sequence[int] | None = None,
+    phases: Sequence[tuple[str, Phase]] | None = None,
 ) -> Trainer:
     """A trainer of the network of an estimator.
 
@@ -57,6 +59,8 @@ def make_trainer(
         Those of both parts, where they have been decoded already.
     epochs : sequence of int, default=None
         Those of each phase, if not all of them will be trained.
+    phases : sequence of (str, Phase), default=None
+        If they are not those of the estimator.
 
     Returns
     -------
@@ -99,6 +103,8 @@ def make_trainer(
     checkpoint = None
     if e.checkpoint_dir is not None:
         described = {**_described(e, built, train, valid, seed), "epochs": epochs}
+        if phases is not None:
+            described["phases"] = [(name, phase.get_params(deep=False)) for name, phase in phases]
         checkpoint = Checkpoint(e.checkpoint_dir, described)
     return Trainer(
         built.net,
@@ -118,7 +124,7 @@ def needing_validation(net: Any) -> list[str]:
     """Names of the callbacks that watch what only validation pictures tell."""
     scores = [c for _, c in net.callbacks_ if getattr(c, "on_train", None) is False]
     told = {score.name_ for score in scores if getattr(score, "name_", None)}
-    watched = {name: str(getattr(callback, "monitor", "")) for name, callback in net.callbacks_}
+    watched = {name: str(getattr(c, "monitor", "")) for name, c in net.callbacks_}
     return [
         name
         for name, score in watched.items()

@@ -58,8 +58,15 @@ def classes_of(
 
 
 def _whole(y: Any) -> Any:
-    """Pandas' integers and truth values as what they are; NumPy would make numbers of them."""
-    return np.asarray(y, dtype=object) if hasattr(getattr(y, "dtype", None), "na_value") else y
+    """Labels in pandas' own types as what they are; NumPy would make floats of some."""
+    if isinstance(y, pd.DataFrame) and y.shape[1] == 1:
+        y = y.iloc[:, 0]
+    if isinstance(getattr(y, "dtype", None), pd.CategoricalDtype) and not pd.isna(y).any():
+        y = y.astype((y if isinstance(y, pd.Categorical) else y.cat).categories.dtype)
+    dtype = getattr(y, "dtype", None)
+    if not isinstance(dtype, pd.api.extensions.ExtensionDtype):
+        return y
+    return np.asarray(y, dtype=None if dtype.kind in "fM" else object)
 
 
 def _of_one_type(y: npt.NDArray[Any], owner: str) -> npt.NDArray[Any]:
@@ -73,14 +80,14 @@ def _of_one_type(y: npt.NDArray[Any], owner: str) -> npt.NDArray[Any]:
     if y.dtype != object:
         return y
     types = {type(label) for label in y}
-    plain = types in ({bool}, {int}) or all(issubclass(kind, np.generic) for kind in types)
+    plain = types in ({bool}, {int}, {float}) or all(issubclass(kind, np.generic) for kind in types)
     if plain or types == {str}:
         return np.array(y.tolist()) if plain else y
     if all(issubclass(kind, (str, np.str_)) for kind in types):
-        return y.astype(str).astype(object)
+        return np.array([str.__str__(label) for label in y], dtype=object)
     names = sorted(kind.__name__ for kind in types)
     raise ParameterError(
-        f"{owner}: y must hold strings, whole numbers or truth values, of one type; got {names}. "
+        f"{owner}: y must hold strings, numbers or truth values, of one type; got {names}. "
         "Pass their names, as strings"
     )
 

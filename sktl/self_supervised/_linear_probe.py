@@ -179,7 +179,9 @@ def _as_labels(y: Any) -> npt.NDArray[Any]:
 
 
 def _labelled(labels: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    return np.asarray(~pd.isna(labels) & (labels != -1))
+    known = ~pd.isna(labels)
+    known[known] = labels[known] != -1
+    return np.asarray(known)
 
 
 def _rows(X: Any, positions: npt.NDArray[np.intp]) -> Any:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import operator
 import os
+import re
 import uuid
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,6 @@ import torch
 __all__ = ["Checkpoint"]
 
 _VERSION = 1
-_DEEPEST = 5  # objects in objects that tell fits from each other
 
 
 class Checkpoint:
@@ -32,7 +33,7 @@ class Checkpoint:
     """
 
     def __init__(self, folder: str | os.PathLike[str], described: dict[str, Any]) -> None:
-        text = json.dumps(_readable({**described, "version": _VERSION}), default=repr)
+        text = json.dumps(_readable({**described, "version": _VERSION}))
         digest = hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
         self.path = Path(folder, f"fit-{digest}.pt")
 
@@ -61,26 +62,39 @@ def _plain(value: Any) -> Any:
     """NumPy's numbers as Python's: a grid over np.logspace puts them into optimizers' states."""
     if isinstance(value, dict):
         return {_plain(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
+    if type(value) in (list, tuple):
         return type(value)(_plain(item) for item in value)
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _readable(value: Any, depth: int = 0) -> Any:
-    """What JSON can hold: tables as sorted pairs, objects as their class and parameters."""
+def _readable(value: Any, *, is_inner: bool = False) -> Any:
+    """What JSON can hold, and is the same in each process.
+
+    Tables are sorted pairs. Objects are their class and parameters, those within them their class.
+    """
     if isinstance(value, dict):
-        pairs = [[str(key), _readable(item, depth)] for key, item in value.items()]
+        pairs = [[str(key), _readable(item, is_inner=is_inner)] for key, item in value.items()]
         return sorted(pairs, key=operator.itemgetter(0))
     if isinstance(value, (list, tuple)):
-        return [_readable(item, depth) for item in value]
-    if isinstance(value, np.ndarray | np.generic):
-        return _readable(value.tolist(), depth)
-    if hasattr(value, "__qualname__"):  # classes and functions
-        return f"{value.__module__}.{value.__qualname__}"
+        return [_readable(item, is_inner=is_inner) for item in value]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _readable(value.tolist())
+    if isinstance(value, functools.partial):
+        return _readable([value.func, value.args, value.keywords], is_inner=is_inner)
+    if hasattr(value, "__qualname__"):  # classes and functions, of which some have no name
+        code = getattr(value, "__code__", None)
+        body = "" if code is None else f" {code.co_code.hex()} {_words(code.co_consts)}"
+        return f"{getattr(value, '__module__', '')}.{value.__qualname__}{body}"
     words: Any = type(value).__repr__
-    has_no_words = words is object.__repr__  # but an address, another each time
-    if depth > _DEEPEST or not (has_no_words or hasattr(value, "get_params")):
-        return type(value).__qualname__ if has_no_words else value
     get_params = getattr(value, "get_params", None)
-    parameters = get_params(deep=False) if callable(get_params) else getattr(value, "__dict__", {})
-    return [type(value).__qualname__, _readable(parameters, depth + 1)]
+    if words is not object.__repr__ and get_params is None:
+        return value if isinstance(value, (int, float, str, type(None))) else _words(value)
+    if is_inner:
+        return type(value).__qualname__
+    parameters = get_params(deep=False) if get_params else getattr(value, "__dict__", {})
+    return [type(value).__qualname__, _readable(parameters, is_inner=True)]
+
+
+def _words(value: Any) -> str:
+    """What an object says of itself, but for where it lies in memory."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))

@@ -277,16 +277,17 @@ class TransferNet(nn.Module):
     def _hold(self, part: nn.Module) -> None:
         """Put frozen modules into eval mode: those whose nearest parameters are all frozen.
 
-        Batch normalisations without parameters are frozen as long as nothing before them learns.
+        Batch normalisations without parameters are frozen with what runs before anything learns.
         """
-        has_learnt = False
-        for module in part.modules():
+        learns = {name: p.requires_grad for name, p in self.trunk.named_parameters()}
+        places = [self._order.place(name) for name, does in learns.items() if does]
+        first = min(places, default=len(self._order.paths)) if not all(learns.values()) else -1
+        for name, module in part.named_modules():
             own = list(module.parameters())
-            has_learnt = has_learnt or any(
-                p.requires_grad for p in module.parameters(recurse=False)
-            )
             is_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
-            is_frozen = not any(p.requires_grad for p in own) if own else is_norm and not has_learnt
+            is_frozen = bool(own) and not any(p.requires_grad for p in own)
+            if is_norm and not own:
+                is_frozen = self._order.place(f"{name}.") < first
             if is_frozen or (is_norm and self._holds_statistics):
                 module.eval()
 

@@ -1,18 +1,24 @@
 """Combinations of parameters, data and callbacks that are easily got wrong together."""
 
+import enum
+import functools
+import threading
+
 import numpy as np
 import pandas as pd
 import pytest
 import skorch.callbacks
 import torch
 from sklearn.exceptions import FitFailedWarning, NotFittedError
-from sklearn.model_selection import GridSearchCV
-from skorch.callbacks import Checkpoint, EarlyStopping, EpochScoring, GradientNormClipping
+from sklearn.metrics import f1_score
+from sklearn.model_selection import GridSearchCV, ShuffleSplit
+from skorch.callbacks import EarlyStopping, EpochScoring, Freezer, GradientNormClipping
 
 from sktl import CNNClassifier, CNNFeatures, Phase
 from sktl.exceptions import DivergenceError, ImageDecodeError, ParameterError
 from sktl.neural_network._parts import split
 from sktl.training import Augmentation, Patience, _sources
+from sktl.training._checkpoint import Checkpoint
 from sktl.training._settings import Labelled
 
 Y = np.arange(24) % 2
@@ -441,6 +447,10 @@ def test_classes_of_one_picture_cannot_be_validated():
         split(Labelled(pictures(3), np.arange(3), None), 0.2, 0)
 
 
+class Careful(skorch.callbacks.Callback):
+    monitor = "valid_loss"  # and copes with its absence
+
+
 def test_refit_repeats_the_rates_that_validation_pictures_decided():
     X = pictures()
     phase = Phase("all", 6, lr=0.02, schedule="plateau", step_size=1, gamma=0.5, optimizer="adam")
@@ -456,20 +466,54 @@ def test_refit_repeats_the_rates_that_validation_pictures_decided():
     assert second == first[: fitted.best_epoch_]
 
 
+def test_refits_at_other_rates_have_checkpoints_of_their_own(tmp_path):
+    phase = Phase("all", 6, lr=0.02, schedule="plateau", step_size=1, gamma=0.5, optimizer="adam")
+    for seed in range(6):
+        split = ShuffleSplit(1, test_size=0.3, random_state=seed)
+        parameters = {"phases": [("train", phase)], "refit": True, "validation": split}
+        kept = model(checkpoint_dir=tmp_path, **parameters).fit(pictures(), Y)
+        assert difference(kept, model(**parameters).fit(pictures(), Y)) == 0
+
+
+def test_what_tells_fits_apart_is_the_same_in_each_process(tmp_path):
+    def path(*callbacks):
+        return Checkpoint(tmp_path, {"callbacks": callbacks}).path
+
+    class Own:
+        def __init__(self, number, client):
+            self.number, self.client, self.lock = number, client, threading.Lock()
+
+    freezers = [Freezer("trunk.*").initialize() for _ in range(2)]
+    assert path(freezers[0]) == path(freezers[1])
+    assert path(Own(1, object())) == path(Own(1, object())) != path(Own(2, object()))
+    scores = [functools.partial(f1_score, average=way) for way in ("macro", "macro", "micro")]
+    assert path(scores[0]) == path(scores[1]) != path(scores[2])
+    assert path(lambda x: x + 1) == path(lambda x: x + 1) != path(lambda x: x + 2)
+    assert path(np.float64(0.1)) == path(0.1)
+    assert path(str.lower) != path(str.upper)
+
+
 def test_callbacks_that_watch_scores_of_validation_pictures_rest_without_them():
     X = pictures()
     scores = [
         EpochScoring("f1_macro", lower_is_better=False, name="f1"),
         EarlyStopping(monitor="f1", lower_is_better=False, patience=5),
-        Checkpoint(monitor="f1_best", f_params=None, f_history=None, f_optimizer=None),
+        skorch.callbacks.Checkpoint(
+            monitor="f1_best", f_params=None, f_history=None, f_optimizer=None
+        ),
     ]
     fitted = model(callbacks=scores, refit=True).fit(X, Y)
     assert fitted.history_["f1"].notna().all()
     fitted.partial_fit(X, Y)
     with pytest.raises(ParameterError, match=r"validation=None; got \['EarlyStopping"):
         model(callbacks=scores, validation=None).fit(X, Y)
-    watching = [EarlyStopping(monitor="train_loss")]
+    watching = [EarlyStopping(monitor="train_loss"), Careful()]
     model(callbacks=watching, validation=None).fit(X, Y)
+
+
+class Kind(str, enum.Enum):  # noqa: UP042 (StrEnum has another str())
+    ONE = "x"
+    TWO = "y"
 
 
 @pytest.mark.parametrize(
@@ -481,9 +525,14 @@ def test_callbacks_that_watch_scores_of_validation_pictures_rest_without_them():
         (pd.Series([True, False] * 12, dtype="boolean"), [False, True]),
         (pd.Series(["b", "a"] * 12, dtype="string"), ["a", "b"]),
         (pd.Series(["b", "a"] * 12, dtype="category"), ["a", "b"]),
+        (pd.Series([2.0, 1.0] * 12, dtype="category"), [1.0, 2.0]),
+        (pd.Categorical([2, 1] * 12), [1, 2]),
+        (pd.Series([2.0, 1.0] * 12, dtype="Float64"), [1.0, 2.0]),
+        (pd.DataFrame({"y": [2, 1] * 12}, dtype="Int64"), [1, 2]),
+        (np.array([Kind.ONE, Kind.TWO] * 12, dtype=object), ["x", "y"]),
         ([b == 0 for b in range(24)], [False, True]),
     ],
-    ids=["bools", "ints", "Int64", "boolean", "string", "category", "list"],
+    ids=lambda y: "",
 )
 def test_labels_keep_their_type(y, classes):
     fitted = model(phases=one_phase(epochs=1)).fit(pictures(), y)

@@ -178,6 +178,33 @@ def test_normalisations_without_parameters_are_frozen_with_what_is_before_them()
     transfer.begin(Phase(["2"], batch_norm="train"), is_pretrained=True)
     transfer.train()
     assert [transfer.trunk[i].training for i in (1, 3)] == [False, True]
+    transfer.begin(Phase("all", batch_norm="train"), is_pretrained=True)
+    transfer.train()
+    assert all(transfer.trunk[i].training for i in (1, 3))
+
+
+class NormFirst(nn.Module):
+    """Its parts are not registered in the order in which they run."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.input = nn.BatchNorm2d(4, affine=False), nn.BatchNorm2d(3, affine=False)
+        self.conv, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+        self.pool, self.flat, self.fc = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4)
+
+    def forward(self, x):
+        x = self.second(self.norm(self.conv(self.input(x))))
+        return self.fc(self.flat(self.pool(x)))
+
+
+def test_what_runs_before_does_not_hang_on_the_order_of_registration():
+    backbone = Backbone(NormFirst().eval(), preprocessing=Preprocessing(size=64, resize=64))
+    transfer = TransferNet(backbone, "penultimate", "avg", make_head(4, 3))
+    for train, expected in [("all", [True, True]), (["conv", "second"], [True, True]),
+                            (["second"], [False, False])]:  # fmt: skip
+        transfer.begin(Phase(train, batch_norm="train"), is_pretrained=True)
+        transfer.train()
+        assert [transfer.trunk.norm.training, transfer.trunk.input.training] == expected
 
 
 @pytest.mark.parametrize("name", ["lenet", "resnet18", "efficientnet_lite0"])
