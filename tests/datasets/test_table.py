@@ -296,3 +296,10 @@ def test_windows_text(tmp_path):
     data = load_image_table(table, path_column="id", suffix=".jpg")
     assert names(data.images) == ["007.jpg"]
     assert data.target.tolist() == ["boxer"]
+
+
+def test_categories_of_numbers_stay_numbers(tmp_path):
+    touch(tmp_path, "a.jpg", "b.jpg")
+    table = pd.DataFrame({"id": ["a.jpg", "b.jpg"], "y": pd.Categorical([1, 2])})
+    _, y = load_image_table(table, folder=tmp_path, return_X_y=True)
+    assert y.tolist() == [1, 2]

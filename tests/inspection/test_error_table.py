@@ -6,10 +6,11 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import confusion_matrix, log_loss
-from sklearn.model_selection import cross_val_predict
+from sklearn.model_selection import ShuffleSplit, StratifiedKFold, cross_val_predict
 from sklearn.naive_bayes import GaussianNB
 from sklearn.svm import LinearSVC
 
@@ -164,3 +165,17 @@ def test_tables_load_neither_torch_nor_matplotlib():
         "assert not {'torch', 'matplotlib'} & set(sys.modules), 'loaded'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_folds_learn_from_the_labels_themselves(digits):
+    X, names, _ = digits
+    model = LogisticRegression(C=1e-4, max_iter=1000, class_weight={names[0]: 50.0})
+    table = error_table(model, X, names, cv=3)
+    expected = np.zeros(len(X))
+    for train, test in StratifiedKFold(3).split(X, names):
+        fitted = clone(model).fit(X[train], names[train])
+        expected[test] = fitted.predict_proba(X[test]).max(axis=1)
+    columns = [column for column in table.columns if column.startswith("p_")]
+    np.testing.assert_allclose(table[columns].to_numpy().max(axis=1), expected, atol=1e-12)
+    with pytest.raises(ParameterError, match="test every picture once"):
+        error_table(model, X, names, cv=ShuffleSplit(2, random_state=0))

@@ -168,6 +168,10 @@ def test_cam_knows_any_linear_classifier_and_no_other(backbone, pictures):
     np.testing.assert_allclose(sums, ridge.decision_function(X).max(axis=1), rtol=1e-4)
     with pytest.raises(ParameterError, match=r"linear.*SVC"):
         class_activation(make_pipeline(features, SVC()).fit(X, y), X)
+    pairs = SVC(kernel="linear", decision_function_shape="ovo")
+    three = np.arange(len(y)) % 3
+    with pytest.raises(ParameterError, match="not of pairs"):
+        class_activation(make_pipeline(features, pairs).fit(X, three), X)
     with pytest.raises(ParameterError, match=r"linear.*RandomForestClassifier"):
         class_activation(make_pipeline(features, RandomForestClassifier(2)).fit(X, y), X)
     with pytest.raises(ParameterError, match="estimator must be"):

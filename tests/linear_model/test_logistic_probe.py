@@ -301,3 +301,10 @@ def test_in_a_search_over_a_data_frame():
     assert search.best_params_ == plain.best_params_
     assert abs(search.best_score_ - plain.best_score_) < 0.02
     assert list(search.best_estimator_.feature_names_in_[:2]) == ["feature0", "feature1"]
+
+
+@pytest.mark.parametrize("weight", [-0.5, np.nan, np.inf])
+def test_class_weights_that_cannot_be_are_named(weight):
+    X, y = load_iris(return_X_y=True)
+    with pytest.raises(ValueError, match="class_weight must give finite numbers"):
+        LogisticProbe(class_weight={0: 1, 1: weight, 2: 1}).fit(X, y)

@@ -7,7 +7,7 @@ import torch
 from sklearn.metrics import accuracy_score, top_k_accuracy_score
 
 from sktl.exceptions import ParameterError
-from sktl.metrics import top_k_accuracy
+from sktl.metrics import out_of_subset_rate, top_k_accuracy
 
 NAMES = np.array(["ant", "bee", "cat", "dog", "emu", "fox", "gnu"])
 
@@ -149,3 +149,15 @@ def test_nan_scores():
 def test_weights_of_the_wrong_length():
     with pytest.raises((ValueError, TypeError), match=r"[Ll]ength|[Ss]hape"):
         top_k_accuracy([0, 1], np.eye(2), k=1, classes=[0, 1], sample_weight=[1.0])
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1.0, np.nan], [0.0, 0.0], [1.0, -1.0], [[1.0, 1.0]]])
+def test_weights_that_cannot_be_are_named(weights):
+    with pytest.raises(ParameterError, match="sample_weight must"):
+        top_k_accuracy([0, 1], np.eye(2), k=1, classes=[0, 1], sample_weight=weights)
+
+
+def test_labels_of_several_types_are_not_mixed_up():
+    assert out_of_subset_rate(np.array([1, 2]), [1, 2, "x"]) == 0.0
+    assert out_of_subset_rate(np.array(["1", "2"]), [1, "x"]) == 1.0
+    assert out_of_subset_rate(np.array([1, 2]), np.array([2])) == 0.5

@@ -123,3 +123,13 @@ def test_plot():
     _, ax = mpl.pyplot.subplots()
     assert found.plot(ax=ax).ax_ is ax
     mpl.pyplot.close(ax.figure)
+
+
+def test_without_validation_data_they_are_not_to_blame():
+    parts = {"training": 0.01, "test": 0.3}
+    advice = DiagnosisDisplay(parts, dict.fromkeys(parts, 1000)).advice
+    assert "by heart (variance), or the test data are of another kind" in advice
+    parts = {"training": 0.01, "training-validation": 0.02, "test": 0.3}
+    advice = DiagnosisDisplay(parts, dict.fromkeys(parts, 1000)).advice
+    assert "the test data are of another kind" in advice
+    assert "validation data" not in advice

@@ -587,7 +587,7 @@ def drawn(dimension, n=60):
         (stats.loguniform(1e-6, 1.0), "f", 1e-6, 1, 1e-3),
         (stats.norm(-3, 0.5), "f", -6, 0, -3),
         (stats.loguniform(1e-6, 1.0, loc=1), "f", 1, 2, 1.001),
-        (stats.binom(4, 0.5), "f", 0, 4, 2),
+        (stats.binom(4, 0.5), "i", 0, 4, 2),
         (optuna.distributions.FloatDistribution(0, 1, step=0.25), "f", 0, 1, 0.5),
         (optuna.distributions.IntDistribution(2, 4, step=2), "i", 2, 4, None),
         (np.array([0.5, 1.5]), "f", 0.5, 1.5, None),

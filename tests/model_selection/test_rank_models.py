@@ -227,3 +227,18 @@ def test_wrong_arguments(ranking):
         ranking.stack(0)
     with pytest.raises(ParameterError, match="Did you mean 'bayes'"):
         ranking.compare("knn", "baye")
+
+
+def test_folds_may_be_masks(ranking):
+    masks = []
+    for train, test in FOLDS.split(X, Y):
+        parts = np.zeros((2, len(X)), dtype=bool)
+        parts[0, train], parts[1, test] = True, True
+        masks.append(tuple(parts))
+    by_masks = rank_models(MODELS, X, Y, masks)
+    pd.testing.assert_frame_equal(
+        by_masks.table.drop(columns="fit_seconds"),
+        ranking.table.drop(columns="fit_seconds"),
+        check_exact=False,
+    )
+    assert by_masks.with_vote(2).table.shape[0] == len(MODELS) + 1
