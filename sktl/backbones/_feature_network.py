@@ -127,8 +127,7 @@ class FeatureNetwork(nn.Module):
 
     def untapped(self) -> nn.Module:
         """The network, in a copy of the replica that shares its tensors and has no taps."""
-        shared = {id(t): t for t in (*self.replica.parameters(), *self.replica.buffers())}
-        network = copy.deepcopy(self.replica, dict(shared))
+        network: nn.Module = copy_sharing(self.replica)
         for module in network.modules():
             for hooks in (module._forward_hooks, module._forward_pre_hooks):
                 for key in [key for key, hook in hooks.items() if isinstance(hook, _Hook)]:
@@ -175,6 +174,11 @@ class _Hook:
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Any = None) -> None:
         self.network._see(self.tap, output if self.tap.side == "output" else inputs[0])
+
+
+def copy_sharing(module: nn.Module) -> Any:
+    """A copy of the structure of `module` with the very tensors of it, gradients and all."""
+    return copy.deepcopy(module, {id(t): t for t in (*module.parameters(), *module.buffers())})
 
 
 def replicate(

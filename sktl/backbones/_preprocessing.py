@@ -56,7 +56,7 @@ mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
         are_whole = all(isinstance(n, numbers.Integral) and not isinstance(n, bool) for n in sizes)
         if not (are_whole and 1 <= self.size <= self.resize):
             raise ParameterError(
-                f"size must be a whole number from 1 to resize, as it is cut out of the resized "
+                "size must be a whole number from 1 to resize, as it is cut out of the resized "
                 f"picture; got size={self.size!r}, resize={self.resize!r}. at_size() changes both"
             )
         if self.interpolation not in get_args(Interpolation):

@@ -84,7 +84,7 @@ def digest_structure(module: nn.Module) -> str:
     That is its modules with their options; of classes that come with no library known here, their
     source and the numbers and words that they hold; and buffers that are not saved.
     """
-    digest = hashlib.sha256(_without_addresses(module).encode())
+    digest = hashlib.sha256(without_addresses(module).encode())
     saved, inherited = module.state_dict().keys(), vars(nn.Module()).keys()
     for name, tensor in module.named_buffers():
         if name not in saved:
@@ -98,7 +98,7 @@ def digest_structure(module: nn.Module) -> str:
             digest.update(inspect.getsource(kind).encode())
         own = vars(part).keys() - inherited
         held = {k: vars(part)[k] for k in own if _is_plain(vars(part)[k])}
-        digest.update(_without_addresses(sorted(held.items())).encode())
+        digest.update(without_addresses(sorted(held.items())).encode())
     return digest.hexdigest()
 
 
@@ -110,7 +110,8 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, (int, float, str, tuple, np.generic))
 
 
-def _without_addresses(thing: Any) -> str:
+def without_addresses(thing: Any) -> str:
+    """What an object says of itself, but for where it lies in memory."""
     return re.sub(r" at 0x[0-9a-f]+", "", repr(thing))
 
 

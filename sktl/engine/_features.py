@@ -98,9 +98,7 @@ def compute_features(
     digests = [None] * len(images) if store is None else picture_digests(images, store)
     first, inverse = _unique(digests)
     distinct = images[first]
-    # A network that has no name is not exported unless that is asked for.
-    named = "torch" if runtime == "auto" and network.alias is None else runtime
-    rounding = bf16_runtime(named, recipe, device)
+    rounding = bf16_runtime(network, recipe, device, runtime)
     shelf = _Shelf(images, [digests[i] for i in first], network, recipe, store, keep, rounding)
 
     bad = distinct.check(shelf.look_up([]))

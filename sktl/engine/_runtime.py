@@ -78,8 +78,7 @@ def ready_runner(
     """
     global _last
     if network.alias is None:
-        if recipe.precision == "bf16" and runtime == "auto":
-            runtime = "torch"  # rather than an export for each call
+        runtime = bf16_runtime(network, recipe, device, runtime) or runtime
         return make_runner(network.load(), recipe, device, runtime, **sizes)
     purpose = (network.alias, recipe, str(device), runtime, sizes["step"])
     with _last_lock:
@@ -158,26 +157,32 @@ def _others(recipe: Recipe, device: torch.device) -> list[str]:
     return [name for name in able if all(map(importlib.util.find_spec, _PACKAGES[name]))]
 
 
-def bf16_runtime(runtime: Runtime, recipe: Recipe, device: torch.device | None) -> str | None:
+def bf16_runtime(
+    network: Network, recipe: Recipe, device: torch.device | None, runtime: Runtime
+) -> Runtime | None:
     """Whose bfloat16 the features will be: runtimes round in different places.
 
     Parameters
     ----------
-    runtime : {"auto", "torch", "compile", "onnxruntime", "openvino"}
+    network : Network
+        One without a name is PyTorch's by default, rather than exported for each call.
     recipe : Recipe
     device : torch.device or None
         None is the CPU.
+    runtime : {"auto", "torch", "compile", "onnxruntime", "openvino"}
 
     Returns
     -------
-    name : str or None
+    name : {"torch", "compile", "openvino"} or None
         None for other precisions, in which the runtime makes no difference.
     """
     if recipe.precision != "bf16":
         return None
     if runtime != "auto":
         return runtime
-    return next(iter(_others(recipe, device or torch.device("cpu"))), "torch")
+    if network.alias is None or not _others(recipe, device or torch.device("cpu")):
+        return "torch"
+    return "openvino"
 
 
 def _enough_for(runner: TorchRunner, n_images: int, n_threads: int, others: list[str]) -> float:

@@ -382,11 +382,7 @@ class CNNFeatures(PortableMixin, ImageEstimatorMixin, TransformerMixin, BaseEsti
         checks.choice("on_error", self.on_error, ("raise", "nan"))
         checks.integer("batch_size", self.batch_size, minimum=1)
         checks.integer("image_size", self.image_size, minimum=1, optional=True)
-        jobs: Any = self.n_jobs
-        whole = isinstance(jobs, numbers.Integral) and not isinstance(jobs, bool)
-        checks.that(
-            "n_jobs", jobs, jobs is None or (whole and jobs != 0), "a number of jobs or None"
-        )
+        checks.n_jobs(self.n_jobs)
         checks.attempt(resolve_device, self.device)
         if not checks.wrong:
             checks.attempt(check_runtime, self.runtime, self.precision, resolve_device(self.device))

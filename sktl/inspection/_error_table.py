@@ -236,6 +236,8 @@ def predict_probabilities(
     from sklearn.model_selection import check_cv
     from sklearn.utils import _safe_indexing, indexable
 
+    from sktl.model_selection._out_of_fold import as_positions
+
     labels = labels_of(y, len(y))
     classes = np.unique(labels)
     X, labels = indexable(X, labels)
@@ -245,7 +247,7 @@ def predict_probabilities(
     for train, test in check_cv(cv, labels, classifier=True).split(X, labels):
         fitted = clone(estimator).fit(_safe_indexing(X, train), labels[train])
         found = fitted.predict_proba(_safe_indexing(X, test))
-        rows = np.flatnonzero(test) if np.asarray(test).dtype == bool else test
+        rows = as_positions(test)
         probabilities[np.ix_(rows, np.searchsorted(classes, fitted.classes_))] = found
         times[rows] += 1
     if not (times == 1).all():

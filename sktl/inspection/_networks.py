@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from sktl.exceptions import ParameterError
 from sktl.inspection._pictures import read_pictures
+from sktl.utils._sklearn import scores_pairs
 
 if TYPE_CHECKING:
     import torch
@@ -105,19 +106,17 @@ def affine_part(
             f"{type(classifier[-1]).__name__} has none"
         )
 
-    known = getattr(classifier, "classes_", None)
-    n_values = np.shape(classifier.decision_function(np.zeros((1, n_features))))[1:]
-    if (known is not None and n_values not in ((), (len(known),))) or _is_ovo(classifier):
-        raise ParameterError(
-            f"the decision values of {type(classifier[-1]).__name__} must be of classes, not of "
-            "pairs of them; pass decision_function_shape='ovr'"
-        )
-
     def decide(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         values = np.asarray(classifier.decision_function(rows), dtype=np.float64)
         return np.stack([-values, values], axis=1) if values.ndim == 1 else values
 
     intercept = decide(np.zeros((1, n_features)))[0]
+    n_values = len(getattr(classifier, "classes_", intercept))
+    if len(intercept) != n_values or scores_pairs(classifier):
+        raise ParameterError(
+            f"the decision values of {type(classifier[-1]).__name__} must be of classes, not of "
+            "pairs of them; pass decision_function_shape='ovr'"
+        )
     weights = (decide(np.eye(n_features)) - intercept).T  # (n_classes, n_features)
     trial = np.random.default_rng(0).normal(size=(3, n_features))
     predicted = trial @ weights.T + intercept
@@ -127,14 +126,6 @@ def affine_part(
             f"LogisticRegression; the decision values of {type(classifier[-1]).__name__} are not"
         )
     return weights, intercept
-
-
-def _is_ovo(classifier: Any) -> bool:
-    """Whether three decision values and more are those of pairs of classes."""
-    last = classifier[-1]
-    last = getattr(last, "best_estimator_", last)
-    is_ovo = getattr(last, "decision_function_shape", None) == "ovo"
-    return is_ovo and len(classifier.classes_) > 2
 
 
 def as_score_network(estimator: Any, layer: str | None = None) -> ScoreNetwork:

@@ -18,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sktl.linear_model._minimise import minimise
 from sktl.utils._parameters import ParameterChecks
+from sktl.utils._sklearn import check_class_weight
 
 __all__ = ["LogisticProbe"]
 
@@ -302,12 +303,7 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
             weight = weight * np.where(of_class > 0, balance, 0)[y]
         elif self.class_weight is not None:
             if isinstance(self.class_weight, Mapping):
-                by_class = np.array(list(self.class_weight.values()), dtype=np.float64)
-                if not (np.isfinite(by_class) & (by_class >= 0)).all():
-                    raise ValueError(
-                        "class_weight must give finite numbers of at least 0; got "
-                        f"{dict(self.class_weight)}"
-                    )
+                check_class_weight(self.class_weight)
             labels = self.classes_[y]
             weight = (
                 weight * compute_class_weight(self.class_weight, classes=self.classes_, y=labels)[y]

@@ -75,9 +75,7 @@ def _check_network(estimator: CNNClassifier, checks: ParameterChecks) -> None:
     checks.choice("normalize", e.normalize, ("auto", "weights", "dataset"))
     checks.choice("precision", e.precision, PRECISIONS)
     checks.integer("image_size", e.image_size, minimum=1, optional=True)
-    jobs: Any = e.n_jobs
-    whole = isinstance(jobs, numbers.Integral) and not isinstance(jobs, bool)
-    checks.that("n_jobs", jobs, jobs is None or (whole and jobs != 0), "a number of jobs or None")
+    checks.n_jobs(e.n_jobs)
     checks.attempt(resolve_device, e.device)
     checks.attempt(resolve_store, e.store)
     head: Any = e.head

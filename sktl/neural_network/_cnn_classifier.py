@@ -20,7 +20,7 @@ from sktl.exceptions import ImageDecodeError, ParameterError
 from sktl.images import ImageCollection, ImageEstimatorMixin
 from sktl.neural_network._build import Built, build, logits_of, preprocessing_of
 from sktl.neural_network._checks import check_parameters
-from sktl.neural_network._fitting import make_trainer, needing_validation, without_validation
+from sktl.neural_network._fitting import check_without_validation, make_trainer, without_validation
 from sktl.neural_network._parts import classes_of, sample_weights, split
 from sktl.neural_network._phase_parameters import PhaseParametersMixin
 from sktl.training._data import Pixels, channel_statistics, fill_together
@@ -468,15 +468,8 @@ class CNNClassifier(
         seed = self._draw_seed()
         pixels = self._begin(train, seed, valid)
         trainer = make_trainer(self, self._built(), train, valid, seed, pixels=pixels)
-        resting = needing_validation(trainer.net) if valid is None else []
-        callbacks = dict(trainer.net.callbacks_)
-        # Users' own may get along without.
-        resting = [n for n in resting if type(callbacks[n]).__module__.startswith("skorch.")]
-        if resting:
-            raise ParameterError(
-                f"callbacks must not watch scores of validation pictures with validation=None; "
-                f"got {resting}. Pass validation=0.2, or let them watch train_loss"
-            )
+        if valid is None:
+            check_without_validation(trainer.net)
         return trainer, everything
 
     def _read_labels(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sktl.neural_network._cnn_classifier import CNNClassifier
     from sktl.training._phase import Phase
 
-__all__ = ["make_trainer", "needing_validation", "without_validation"]
+__all__ = ["check_without_validation", "make_trainer", "without_validation"]
 
 # Parameters that do not decide the result of a fit, or of which something else does.
 _NOT_DESCRIBED = {
@@ -120,7 +120,25 @@ def make_trainer(
     )
 
 
-def needing_validation(net: Any) -> list[str]:
+def check_without_validation(net: Any) -> None:
+    """Raise an error if callbacks watch what only validation pictures tell.
+
+    Only skorch's: users' own may get along without.
+    """
+    callbacks = dict(net.callbacks_)
+    lost = [
+        name
+        for name in _needing_validation(net)
+        if type(callbacks[name]).__module__.startswith("skorch.")
+    ]
+    if lost:
+        raise ParameterError(
+            "callbacks must not watch scores of validation pictures with validation=None; got "
+            f"{lost}. Pass validation=0.2, or let them watch train_loss"
+        )
+
+
+def _needing_validation(net: Any) -> list[str]:
     """Names of the callbacks that watch what only validation pictures tell."""
     scores = [c for _, c in net.callbacks_ if getattr(c, "on_train", None) is False]
     told = {score.name_ for score in scores if getattr(score, "name_", None)}
@@ -134,7 +152,7 @@ def needing_validation(net: Any) -> list[str]:
 
 def without_validation(net: Any) -> None:
     """Let callbacks rest that watch what only validation pictures tell."""
-    resting = needing_validation(net)
+    resting = _needing_validation(net)
     net.callbacks_ = [(name, c) for name, c in net.callbacks_ if name not in resting]
 
 

@@ -16,6 +16,7 @@ from sklearn.utils.validation import _check_sample_weight, column_or_1d
 
 from sktl.exceptions import ParameterError
 from sktl.training._settings import Labelled
+from sktl.utils._sklearn import check_class_weight
 
 __all__ = ["classes_of", "sample_weights", "split"]
 
@@ -81,9 +82,9 @@ def _of_one_type(y: npt.NDArray[Any], owner: str) -> npt.NDArray[Any]:
         return y
     types = {type(label) for label in y}
     plain = types in ({bool}, {int}, {float}) or all(issubclass(kind, np.generic) for kind in types)
-    if plain or types == {str}:
-        return np.array(y.tolist()) if plain else y
-    if all(issubclass(kind, (str, np.str_)) for kind in types):
+    if plain:
+        return np.array(y.tolist())
+    if all(issubclass(kind, str) for kind in types):
         return np.array([str.__str__(label) for label in y], dtype=object)
     names = sorted(kind.__name__ for kind in types)
     raise ParameterError(
@@ -118,12 +119,7 @@ def sample_weights(
     if sample_weight is not None:
         weights = weights * _check_sample_weight(sample_weight, labels, ensure_non_negative=True)
     if isinstance(class_weight, Mapping):
-        for name, weight in class_weight.items():
-            is_number = isinstance(weight, numbers.Real) and not isinstance(weight, bool)
-            if not (is_number and 0 <= float(weight) < np.inf):
-                raise ParameterError(
-                    f"class_weight must give numbers of at least 0; got {weight!r} for {name!r}"
-                )
+        check_class_weight(class_weight)
         unknown = [name for name in class_weight if name not in set(classes.tolist())]
         if unknown:
             raise ValueError(f"class_weight has keys that are not among the classes: {unknown}")

@@ -7,13 +7,14 @@ import hashlib
 import json
 import operator
 import os
-import re
 import uuid
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+
+from sktl.backbones._weights import without_addresses
 
 __all__ = ["Checkpoint"]
 
@@ -83,18 +84,14 @@ def _readable(value: Any, *, is_inner: bool = False) -> Any:
         return _readable([value.func, value.args, value.keywords], is_inner=is_inner)
     if hasattr(value, "__qualname__"):  # classes and functions, of which some have no name
         code = getattr(value, "__code__", None)
-        body = "" if code is None else f" {code.co_code.hex()} {_words(code.co_consts)}"
+        body = "" if code is None else f" {code.co_code.hex()} {without_addresses(code.co_consts)}"
         return f"{getattr(value, '__module__', '')}.{value.__qualname__}{body}"
     words: Any = type(value).__repr__
     get_params = getattr(value, "get_params", None)
     if words is not object.__repr__ and get_params is None:
-        return value if isinstance(value, (int, float, str, type(None))) else _words(value)
+        is_plain = isinstance(value, (int, float, str, type(None)))
+        return value if is_plain else without_addresses(value)
     if is_inner:
         return type(value).__qualname__
     parameters = get_params(deep=False) if get_params else getattr(value, "__dict__", {})
     return [type(value).__qualname__, _readable(parameters, is_inner=True)]
-
-
-def _words(value: Any) -> str:
-    """What an object says of itself, but for where it lies in memory."""
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import fnmatch
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 
 from sktl.backbones import Backbone, FeatureNetwork
 from sktl.backbones._anatomy import Anatomy, chain
-from sktl.backbones._feature_network import Tap, dry_run, watch
+from sktl.backbones._feature_network import Tap, copy_sharing, dry_run, watch
 from sktl.exceptions import ParameterError
 from sktl.nn.pooling import Pooling, pool
 from sktl.training._phase import Phase
@@ -55,6 +56,7 @@ class TransferNet(nn.Module):
         self.pooling = pooling
         self.cut: Cut | None = None
         self._holds_statistics: bool = True
+        self._first: float = -1  # place of what learns, unless everything does
         self._order = _order(backbone)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -86,8 +88,7 @@ class TransferNet(nn.Module):
         elif self._order.head_path is None:
             inner = self.trunk
         else:
-            shared = {id(t): t for t in (*self.trunk.parameters(), *self.trunk.buffers())}
-            inner = copy.deepcopy(self.trunk, dict(shared))
+            inner = copy_sharing(self.trunk)
             inner.set_submodule(self._order.head_path, self.head)
         return inner.get_submodule("net") if self._order.is_wrapped else inner
 
@@ -106,6 +107,8 @@ class TransferNet(nn.Module):
             If the phase names parts that are not there.
         """
         learning = self.learning(phase.train)
+        is_whole = all(name in learning for name, _ in self.trunk.named_parameters())
+        self._first = -1 if is_whole else min(map(self._order.place, learning), default=math.inf)
         for name, parameter in self.trunk.named_parameters():
             parameter.requires_grad_(name in learning)
         self._holds_statistics = (
@@ -251,8 +254,7 @@ class TransferNet(nn.Module):
         net, prefix = self._order.unwrapped(self.trunk)
         nothing = Anatomy(bottleneck="", head=None)
         before = FeatureNetwork(net, (Tap(paths[end]),), nothing, device=example.device)
-        shared = {id(t): t for t in (*self.trunk.parameters(), *self.trunk.buffers())}
-        rest = copy.deepcopy(self.trunk, dict(shared))
+        rest = copy_sharing(self.trunk)
         gone: list[str] = []
         for path in sorted(paths[: end + 1], key=len):
             if not any(path.startswith(f"{other}.") for other in gone):
@@ -279,15 +281,12 @@ class TransferNet(nn.Module):
 
         Batch normalisations without parameters are frozen with what runs before anything learns.
         """
-        learns = {name: p.requires_grad for name, p in self.trunk.named_parameters()}
-        places = [self._order.place(name) for name, does in learns.items() if does]
-        first = min(places, default=len(self._order.paths)) if not all(learns.values()) else -1
         for name, module in part.named_modules():
             own = list(module.parameters())
             is_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
             is_frozen = bool(own) and not any(p.requires_grad for p in own)
             if is_norm and not own:
-                is_frozen = self._order.place(f"{name}.") < first
+                is_frozen = self._order.place(f"{name}.") < self._first
             if is_frozen or (is_norm and self._holds_statistics):
                 module.eval()
 

@@ -57,6 +57,11 @@ class ParameterChecks:
                 f"{name} must be an integer of at least {minimum}{none}; got {value!r}."
             )
 
+    def n_jobs(self, value: Any) -> None:
+        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        fine = value is None or (whole and value != 0)
+        self.that("n_jobs", value, fine, "a number of jobs or None")
+
     def truth(self, name: str, value: Any) -> None:
         if not isinstance(value, (bool, np.bool_)):
             self.wrong.append(f"{name} must be True or False; got {value!r}.")

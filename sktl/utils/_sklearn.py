@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import numbers
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -85,8 +86,7 @@ class CachingScorer(_BaseScorer):
                 "of which a ranking of the classes needs"
             )
         classes = estimator.classes_
-        shape = getattr(_last_step(estimator), "decision_function_shape", None)
-        if method == "decision_function" and shape == "ovo" and len(classes) > 2:
+        if method == "decision_function" and scores_pairs(estimator):
             raise ParameterError(
                 'SVC with decision_function_shape="ovo" scores pairs of classes, which does not '
                 'rank the classes; use "ovr"'
@@ -103,6 +103,22 @@ class CachingScorer(_BaseScorer):
             first = 1 - scores if method == "predict_proba" else -scores
             scores = np.column_stack([first, scores])
         return float(self._score_func(y_true, scores, classes=classes, **self._kwargs, **kwargs))
+
+
+def check_class_weight(class_weight: Mapping[Any, Any]) -> None:
+    """Raise an error that names the first weight that is none."""
+    for name, weight in class_weight.items():
+        is_number = isinstance(weight, numbers.Real) and not isinstance(weight, bool)
+        if not (is_number and 0 <= float(weight) < np.inf):
+            raise ParameterError(
+                f"class_weight must give finite numbers of at least 0; got {weight!r} for {name!r}"
+            )
+
+
+def scores_pairs(estimator: Any) -> bool:
+    """Whether the decision values of a fitted classifier are those of pairs of classes."""
+    shape = getattr(_last_step(estimator), "decision_function_shape", None)
+    return shape == "ovo" and len(estimator.classes_) > 2
 
 
 def _last_step(estimator: Any) -> Any:

@@ -493,14 +493,12 @@ def test_what_tells_fits_apart_is_the_same_in_each_process(tmp_path):
     assert path(str.lower) != path(str.upper)
 
 
-def test_callbacks_that_watch_scores_of_validation_pictures_rest_without_them():
+def test_callbacks_that_watch_scores_of_validation_pictures_rest_without_them(tmp_path):
     X = pictures()
     scores = [
         EpochScoring("f1_macro", lower_is_better=False, name="f1"),
         EarlyStopping(monitor="f1", lower_is_better=False, patience=5),
-        skorch.callbacks.Checkpoint(
-            monitor="f1_best", f_params=None, f_history=None, f_optimizer=None
-        ),
+        skorch.callbacks.Checkpoint(monitor="f1_best", dirname=tmp_path),
     ]
     fitted = model(callbacks=scores, refit=True).fit(X, Y)
     assert fitted.history_["f1"].notna().all()
