@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from sktl.engine import prepare
-from sktl.exceptions import SavedModelError
+from sktl.exceptions import ParameterError, SavedModelError
 from sktl.feature_extraction import CNNFeatures
 from sktl.images import as_images
 from sktl.neural_network import CNNClassifier
@@ -62,6 +62,10 @@ def export_onnx(estimator: Any, file: str | os.PathLike[str], X: Any) -> Path:
     ------
     SavedModelError
         If a part has no counterpart in ONNX, or the file's probabilities differ by more than 1e-4.
+    ParameterError
+        If there are no pictures in X.
+    FileNotFoundError
+        If there is no folder to write into.
 
     Examples
     --------
@@ -82,9 +86,11 @@ def export_onnx(estimator: Any, file: str | os.PathLike[str], X: Any) -> Path:
     for package in ("onnx", "onnxruntime"):
         import_optional(package, extra="onnx", caller="export_onnx")
     check_is_fitted(estimator)
+    target = Path(file)
+    if not target.absolute().parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {os.fspath(target.absolute().parent)!r}")
     parts = _Parts()
     graph = _classifier(estimator, parts).eval()
-    target = Path(file)
     pixels = [_pixels(X, estimator, way) for way in parts.inputs]
     names = ["pixels"] if len(pixels) == 1 else [f"pixels_{i}" for i in range(len(pixels))]
     # A file that was there stays, unless this one holds what it promises.
@@ -285,6 +291,8 @@ def _pixels(X: Any, estimator: Any, way: Preprocessing) -> torch.Tensor:
     options = {name: getattr(reader, name) for name in ("image_shape", "value_range", "background")}
     options["value_range"] = getattr(reader, "value_range_", reader.value_range)
     images = as_images(X, **options)
+    if len(images) == 0:
+        raise ParameterError("export_onnx: X must have pictures to check the file with; got none")
     pictures = [prepare(images.read_rgb(i), way)[0] for i in range(min(8, len(images)))]
     return torch.from_numpy(np.stack(pictures))
 

@@ -113,7 +113,8 @@ def error_table_from_predictions(
     Raises
     ------
     ParameterError
-        If the shapes do not belong together, or probabilities are not between 0 and 1.
+        If the shapes or the types of labels do not belong together, or probabilities are not
+        between 0 and 1.
 
     Examples
     --------
@@ -239,19 +240,22 @@ def predict_probabilities(
     from sktl.model_selection._out_of_fold import as_positions
 
     labels = labels_of(y, len(y))
-    classes = np.unique(labels)
     X, labels = indexable(X, labels)
-    probabilities, times = np.zeros((len(labels), len(classes))), np.zeros(len(labels), dtype=int)
+    said: list[tuple[Any, npt.NDArray[Any], npt.NDArray[np.intp]]] = []
     # Not by cross_val_predict, which trains on numbers instead of labels: class weights by label
     # and classes by name would mean others.
     for train, test in check_cv(cv, labels, classifier=True).split(X, labels):
         fitted = clone(estimator).fit(_safe_indexing(X, train), labels[train])
         found = fitted.predict_proba(_safe_indexing(X, test))
-        rows = as_positions(test)
-        probabilities[np.ix_(rows, np.searchsorted(classes, fitted.classes_))] = found
-        times[rows] += 1
-    if not (times == 1).all():
+        said.append((fitted.classes_, found, as_positions(test)))
+    tested = np.concatenate([rows for _, _, rows in said])
+    if not np.array_equal(np.sort(tested), np.arange(len(labels))):
         raise ParameterError("the folds of cv must test every picture once")
+    # Each estimator may know other classes, such as an ImageNetClassifier all of ImageNet's.
+    classes = np.unique(np.concatenate([labels, *(known for known, _, _ in said)]))
+    probabilities = np.zeros((len(labels), len(classes)))
+    for known, found, rows in said:
+        probabilities[np.ix_(rows, np.searchsorted(classes, known))] = found
     return classes, probabilities
 
 
@@ -268,6 +272,15 @@ def check_probabilities(
         raise ParameterError(
             f"y_proba must have a row a picture and a column a class, ({len(y)}, {len(known)}); "
             f"got {probabilities.shape}. If y lacks some of the classes, pass classes="
+        )
+    if len(set(known.tolist())) < len(known):
+        raise ParameterError(f"classes must differ; got {known.tolist()}")
+    are_texts = [all(isinstance(v, str) for v in labels.tolist()) for labels in (y, known)]
+    if len(y) and are_texts[0] != are_texts[1]:
+        raise ParameterError(
+            "y and classes must be of one type, for their labels to be the same; got "
+            f"{y[0].item() if hasattr(y[0], 'item') else y[0]!r} among the labels and "
+            f"{known.tolist()[0]!r} among the classes"
         )
     if not ((probabilities >= 0) & (probabilities <= 1 + 1e-6)).all():
         raise ParameterError("y_proba must be probabilities between 0 and 1, without NaN")

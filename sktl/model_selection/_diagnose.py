@@ -131,7 +131,7 @@ class DiagnosisDisplay:
         Error, from 0 to 1, on some of "training", "training-validation", "validation" and "test",
         in this order; the first must be there.
     n_samples : dict
-        Number of samples of each.
+        Number of samples of each, at least 1.
     reachable : float, default=0.0
         The error that cannot be helped.
 
@@ -139,9 +139,16 @@ class DiagnosisDisplay:
     ----------
     frame : DataFrame
         One row a set of data: number of samples, error and its standard error, step from the row
-        before and its standard error, cause and remedy.
+        before and its standard error, whether it is more than chance, cause and remedy.
     ax_ : matplotlib Axes
     figure_ : matplotlib Figure
+
+    References
+    ----------
+    A. Agresti, B. Caffo, "Simple and Effective Confidence Intervals for Proportions and Differences
+    of Proportions Result from Adding Two Successes and Two Failures", The American Statistician
+    54(4), 2000: the standard errors, and what is more than chance, are those of samples with one
+    error and one success more.
 
     Examples
     --------
@@ -172,9 +179,16 @@ class DiagnosisDisplay:
             stages = [_Stage("test", cause, remedy) if s.name == "test" else s for s in stages]
         error = np.array(list(errors.values()), dtype=np.float64)
         n = np.array([n_samples[name] for name in errors])
-        se = np.sqrt(error * (1 - error) / n)
+        if not ((error >= 0) & (error <= 1)).all() or (n < 1).any():
+            raise ParameterError(
+                "errors must be shares from 0 to 1, of at least one sample each; got "
+                f"{errors} of {n_samples}"
+            )
+        # Of one wrong and one right more: else no error would be without any doubt.
+        share = (error * n + 1) / (n + 2)
+        se = np.sqrt(share * (1 - share) / (n + 2))
         # What is reachable is given, not measured.
-        of_before = np.concatenate([[0.0], se[:-1]])
+        step_se = np.hypot(se, np.concatenate([[0.0], se[:-1]]))
         self.reachable = reachable
         self.frame = pd.DataFrame(
             {
@@ -182,7 +196,8 @@ class DiagnosisDisplay:
                 "error": error,
                 "se": se,
                 "step": np.diff(error, prepend=reachable),
-                "step_se": np.hypot(se, of_before),
+                "step_se": step_se,
+                "clear": np.diff(share, prepend=reachable) > 2 * step_se,
                 "cause": [stage.cause for stage in stages],
                 "remedy": [stage.remedy for stage in stages],
             },
@@ -256,7 +271,7 @@ class DiagnosisDisplay:
     @property
     def advice(self) -> str:
         """What to do, for the steps that are more than chance, the largest first."""
-        clear = self.frame[self.frame["step"] > 2 * self.frame["step_se"]]
+        clear = self.frame[self.frame["clear"]]
         if clear.empty:
             return (
                 "No step is larger than twice its standard error: there is nothing that these "

@@ -15,14 +15,14 @@ import joblib
 import numpy as np
 from sklearn.utils.validation import _num_samples
 
-__all__ = ["identity", "in_words"]
+__all__ = ["ADDRESS", "identity", "in_words"]
 
 # Parameters that do not change what a search finds.
 _IMMATERIAL = {
     "cache_bytes", "callbacks", "checkpoint_dir", "device", "memory", "n_jobs", "pre_dispatch",
     "runtime", "store", "verbose",
 }  # fmt: skip
-_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _PLAIN = (str, bytes, int, float, np.generic, np.ndarray, os.PathLike, list, tuple)
 _SHOWN = 100
 
@@ -104,7 +104,7 @@ def _object(value: Any, listed: AbstractSet[int]) -> str:
         text = repr(value)
     except AttributeError:  # a scorer of scikit-learn's has none for a callable without a name
         text = "..."
-    if not _ADDRESS.search(text) and "..." not in text:
+    if not ADDRESS.search(text) and "..." not in text:
         return text
     return f"{kind} {in_words(vars(value), inner)}" if hasattr(value, "__dict__") else kind
 

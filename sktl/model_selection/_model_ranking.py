@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy import stats
-from sklearn.base import clone
 from sklearn.ensemble import StackingClassifier, VotingClassifier
 from sklearn.linear_model import LogisticRegression
 
 from sktl.exceptions import ParameterError
+from sktl.model_selection._labelled import as_member
 from sktl.model_selection._out_of_fold import Fold, FoldResult, Said, assemble, evaluate
 from sktl.utils._parameters import suggest
 
@@ -182,8 +182,7 @@ class ModelRanking:
             samples; for others, set its parameter `cv`.
         """
         self._require_partition("stack")
-        members = [(name, clone(self.estimators[name])) for name in self._singles(k)]
-        return StackingClassifier(members, final_estimator, cv=self.splits)
+        return StackingClassifier(self._members(self._singles(k)), final_estimator, cv=self.splits)
 
     def vote(self, k: int = 3) -> VotingClassifier:
         """Average the probabilities of the k best candidates.
@@ -200,8 +199,7 @@ class ModelRanking:
         """
         names = self._singles(k)
         self._require_probabilities(names)
-        members = [(name, clone(self.estimators[name])) for name in names]
-        return VotingClassifier(members, voting="soft")
+        return VotingClassifier(self._members(names), voting="soft")
 
     def with_stack(self, k: int = 3, final_estimator: Any = None) -> ModelRanking:
         """Rank the stack of the k best beside the candidates, on the same folds.
@@ -269,6 +267,10 @@ class ModelRanking:
         if not 1 <= k <= len(singles):
             raise ParameterError(f"k must be from 1 to {len(singles)}, the candidates; got {k!r}")
         return singles[:k]
+
+    def _members(self, names: list[str]) -> list[tuple[str, Any]]:
+        labels = np.unique(self.y)
+        return [(name, as_member(self.estimators[name], labels)) for name in names]
 
     def _with(self, name: str, ensemble: Any, results: list[FoldResult]) -> ModelRanking:
         return replace(

@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 
 from sktl.exceptions import ParameterError
 from sktl.model_selection._identity import identity
-from sktl.model_selection._spaces import choices, decode, named_space
+from sktl.model_selection._spaces import choices, decode, meanings, named_space
 from sktl.utils._parameters import ParameterChecks
 
 if TYPE_CHECKING:
@@ -136,7 +136,8 @@ class OptunaSearch(BaseSearchCV):
     ------
     ParameterError
         If parameters are wrong, or the study in the storage is of other pictures, labels, folds,
-        scoring or another estimator, so that its scores do not compare. See Notes.
+        scoring or another estimator, so that its scores do not compare, or has trials outside of
+        `space`: ranges may be widened, not narrowed. See Notes.
 
     Notes
     -----
@@ -332,7 +333,9 @@ class OptunaSearch(BaseSearchCV):
                     objective.splits,
                     objective.scorer,
                     objective.params,
-                ),
+                )
+                | meanings(space),
+                space,
                 resume=self.resume,
             )
             left = None if self.n_trials is None else max(0, self.n_trials - n_finished(study))

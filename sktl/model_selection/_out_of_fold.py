@@ -70,7 +70,9 @@ def evaluate(
     # A class that the training part lacks is the least likely.
     least = np.zeros(len(response)) if kind == "predict_proba" else response.min(axis=1)
     aligned = np.repeat(least[:, None], len(classes), axis=1)
-    aligned[:, np.searchsorted(classes, fitted.classes_)] = response
+    # Of an ImageNetClassifier's classes most may be of no interest.
+    known = np.isin(fitted.classes_, classes)
+    aligned[:, np.searchsorted(classes, fitted.classes_[known])] = response[:, known]
     return FoldResult(float(result["test_score"][0]), float(result["fit_time"][0]), aligned, kind)
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from joblib import Parallel, delayed
 from sklearn.base import is_classifier
 from sklearn.model_selection import check_cv
-from sklearn.utils import indexable
+from sklearn.utils import column_or_1d, indexable
 from tqdm.auto import tqdm
 
 from sktl.exceptions import ParameterError
@@ -61,7 +61,8 @@ def rank_models(
     Raises
     ------
     ParameterError
-        If there are no candidates, a name is no str, or something among them is no classifier.
+        If there are no candidates, a name is no str, something among them is no classifier, or
+        there are several scorers.
 
     References
     ----------
@@ -85,8 +86,9 @@ def rank_models(
     array([0, 1, 2])
     """
     named = _named(estimators)
-    X, y = indexable(X, y)
-    y = np.asarray(y)
+    X, y = indexable(X, column_or_1d(y))
+    if not (scoring is None or isinstance(scoring, str) or callable(scoring)):
+        raise ParameterError(f"scoring must be one scorer, or the name of one; got {scoring!r}")
     splits = check_cv(cv, y, classifier=True).split(X, y, groups)
     folds = [(as_positions(train), as_positions(test)) for train, test in splits]
     # Those of one fold stand side by side, as they share features.

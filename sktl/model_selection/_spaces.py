@@ -9,9 +9,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sktl.exceptions import ParameterError
+from sktl.model_selection._identity import ADDRESS, in_words
 from sktl.utils._parameters import suggest
 
-__all__ = ["choices", "decode", "fine_tuning_space", "frozen_space", "named_space", "sample"]
+__all__ = [
+    "choices",
+    "decode",
+    "fine_tuning_space",
+    "frozen_space",
+    "meanings",
+    "misfit",
+    "named_space",
+    "sample",
+]
 
 # What Optuna's storages hold as a choice.
 _PLAIN = (type(None), bool, int, float, str)
@@ -105,10 +115,14 @@ def fine_tuning_space(
 
 
 class Dimension(NamedTuple):
-    """What a parameter may be: a distribution of Optuna, and what stands behind a draw of it."""
+    """What a parameter may be: a distribution of Optuna, and what stands behind a draw of it.
+
+    `meaning` is what decides the latter, where the distribution does not.
+    """
 
     distribution: Any
     value: Callable[[Any], Any] = lambda drawn: drawn
+    meaning: str | None = None
 
 
 def named_space(space: Any, estimator: Any) -> dict[str, Dimension] | Callable[[Any], Any]:
@@ -153,6 +167,33 @@ def decode(space: Any, recorded: Mapping[str, Any]) -> dict[str, Any]:
 def choices(dimension: Dimension) -> list[Any]:
     """All that a dimension may be, or nothing if it is no list."""
     return [dimension.value(c) for c in getattr(dimension.distribution, "choices", ())]
+
+
+def meanings(space: Any) -> dict[str, str]:
+    """What decides, beside Optuna's distributions, what the recorded draws stand for."""
+    if callable(space):
+        return {}
+    return {
+        f"space's {name}": dimension.meaning
+        for name, dimension in space.items()
+        if dimension.meaning is not None
+    }
+
+
+def misfit(space: Any, trial: Any) -> str | None:
+    """Why a recorded trial could not be one of this space; None if it could."""
+    if callable(space):
+        return None
+    known = {name: d for name, d in trial.distributions.items() if name in space}
+    for name, before in known.items():
+        now, value = space[name].distribution, trial.params[name]
+        try:
+            _optuna().distributions.check_distribution_compatibility(before, now)
+        except ValueError:
+            return f"{name} was drawn from {before}, and is now to be from {now}"
+        if not now._contains(now.to_internal_repr(value)):
+            return f"{name} was {value!r} in trial {trial.number}, which is outside of {now}"
+    return None
 
 
 def _draw(name: str, dimension: Dimension, trial: Any) -> Any:
@@ -214,7 +255,8 @@ def _of_scipy(given: Any, distributions: Any) -> Dimension:
         return Dimension(distributions.FloatDistribution(low, high, log=True))
     quantile = distributions.FloatDistribution(_LEAST, _MOST)
     value: Any = int if isinstance(given.dist, rv_discrete) else float
-    return Dimension(quantile, lambda drawn: value(given.ppf(drawn)))
+    meaning = f"{kind}{in_words(given.args)}{in_words(given.kwds)}"
+    return Dimension(quantile, lambda drawn: value(given.ppf(drawn)), meaning)
 
 
 def _labels(values: Any) -> dict[Any, Any]:
@@ -222,10 +264,15 @@ def _labels(values: Any) -> dict[Any, Any]:
     values = [value.item() if isinstance(value, np.generic) else value for value in values]
     if all(isinstance(value, _PLAIN) for value in values) and _differ(values):
         return dict(zip(values, values, strict=True))
-    labels = [v if isinstance(v, str) else " ".join(repr(v).split()) for v in values]
+    labels = [v if isinstance(v, str) else _described(v) for v in values]
     if not _differ(labels):
         labels = [f"{i}: {label}" for i, label in enumerate(labels)]
     return dict(zip(labels, values, strict=True))
+
+
+def _described(value: Any) -> str:
+    """One line that is the same in every process."""
+    return ADDRESS.sub("", " ".join(repr(value).split()))
 
 
 def _differ(values: list[Any]) -> bool:

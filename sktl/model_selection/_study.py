@@ -25,7 +25,7 @@ from sklearn.base import clone
 from sklearn.model_selection import cross_validate
 
 from sktl.exceptions import ParameterError
-from sktl.model_selection._spaces import decode, sample
+from sktl.model_selection._spaces import decode, misfit, sample
 
 __all__ = [
     "Objective",
@@ -63,8 +63,8 @@ def open_storage(storage: Any) -> Any:
     return optuna.storages.JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
 
 
-def claim(study: optuna.Study, identity: Mapping[str, Any], *, resume: bool) -> None:
-    """Note what the study is of; refuse one that is of something else."""
+def claim(study: optuna.Study, identity: Mapping[str, Any], space: Any, *, resume: bool) -> None:
+    """Note what the study is of; refuse one that is of something else, or of another space."""
     trials = study.get_trials(deepcopy=False)
     name = study.study_name
     if study.direction != optuna.study.StudyDirection.MAXIMIZE:
@@ -101,6 +101,12 @@ def claim(study: optuna.Study, identity: Mapping[str, Any], *, resume: bool) -> 
                     "another study_name.",
                 ]
             )
+        )
+    others = filter(None, (misfit(space, trial) for trial in trials))
+    if (other := next(others, None)) is not None:
+        raise ParameterError(
+            f"the study {name!r} in the storage is of another space: {other}. A range may be "
+            "widened; for all else pass another study_name."
         )
 
 

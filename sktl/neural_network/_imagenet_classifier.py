@@ -20,6 +20,7 @@ from sktl.engine._recipe import PRECISIONS
 from sktl.engine._runtime import RUNTIMES, check_runtime
 from sktl.exceptions import ImageDecodeError, ParameterError
 from sktl.images import ImageCollection, ImageEstimatorMixin
+from sktl.neural_network._parts import require_labels
 from sktl.utils._parameters import ParameterChecks
 from sktl.utils._portable import PortableMixin
 from sktl.utils._torch import resolve_device
@@ -175,6 +176,7 @@ class ImageNetClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, Ba
         if y is not None:
             y = column_or_1d(y, warn=True)
             check_consistent_length(images, y)
+            require_labels(y, "ImageNetClassifier")
         vocabulary = self._vocabulary(None if y is None else np.unique(y))
         bad = images.check()
         if bad:

@@ -70,14 +70,19 @@ def _whole(y: Any) -> Any:
     return np.asarray(y, dtype=None if dtype.kind in "fM" else object)
 
 
-def _of_one_type(y: npt.NDArray[Any], owner: str) -> npt.NDArray[Any]:
-    """Labels in an array of their type, if all of them are there and can be sorted."""
+def require_labels(y: npt.NDArray[Any], owner: str) -> None:
+    """Refuse missing labels."""
     is_missing = pd.isna(y)
     if is_missing.any():
         raise ParameterError(
             f"{owner}: y must give each picture a label; {is_missing.sum()} of {len(y)} are "
             f"missing, the first at position {is_missing.argmax()}. Leave these pictures out"
         )
+
+
+def _of_one_type(y: npt.NDArray[Any], owner: str) -> npt.NDArray[Any]:
+    """Labels in an array of their type, if all of them are there and can be sorted."""
+    require_labels(y, owner)
     if y.dtype != object:
         return y
     types = {type(label) for label in y}

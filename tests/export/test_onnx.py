@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from sktl import CNNClassifier, CNNFeatures, Phase
-from sktl.exceptions import SavedModelError
+from sktl.exceptions import ParameterError, SavedModelError
 from sktl.export import export_onnx
 from sktl.linear_model import LogisticProbe
 
@@ -94,6 +94,15 @@ def test_rows_are_read_as_in_fit_and_a_good_file_is_kept(tmp_path):
         export_onnx(make_pipeline(reader, SVC()).fit(rows, TWO), file, rows)
     assert file.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_nothing_to_check_with_and_nowhere_to_write(tmp_path):
+    model = make_pipeline(features(), LogisticRegression(max_iter=2000)).fit(X, TWO)
+    with pytest.raises(ParameterError, match="pictures to check the file with; got none"):
+        export_onnx(model, tmp_path / "model.onnx", [])
+    with pytest.raises(FileNotFoundError, match=r"no folder '.*models'"):
+        export_onnx(model, tmp_path / "models" / "model.onnx", X)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

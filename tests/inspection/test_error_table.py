@@ -7,14 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.base import clone
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_digits, load_sample_images
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import confusion_matrix, log_loss
 from sklearn.model_selection import ShuffleSplit, StratifiedKFold, cross_val_predict
 from sklearn.naive_bayes import GaussianNB
 from sklearn.svm import LinearSVC
 
-from sktl import as_images
+from sktl import ImageNetClassifier, as_images
 from sktl.exceptions import ParameterError
 from sktl.inspection import (
     cleanlab_inputs,
@@ -102,6 +102,22 @@ def test_paths(tmp_path):
 def test_bad_input(y, proba, message):
     with pytest.raises(ParameterError, match=message):
         error_table_from_predictions(["1.png", "2.png"], y, proba)
+
+
+def test_classes_that_do_not_go_with_the_labels():
+    proba = [[0.5, 0.5], [0.5, 0.5]]
+    with pytest.raises(ParameterError, match=r"classes must differ; got \[0, 0\]"):
+        error_table_from_predictions(["1.png", "2.png"], [0, 1], proba, classes=[0, 0])
+    with pytest.raises(ParameterError, match=r"one type.* 0 among the labels and 'a' among the cl"):
+        error_table_from_predictions(["1.png", "2.png"], [0, 1], proba, classes=["a", "b"])
+
+
+def test_folds_of_a_classifier_that_knows_more_classes():
+    pictures, labels = list(load_sample_images().images) * 2, ["palace", "daisy"] * 2
+    head = ImageNetClassifier("resnet18", weights=None, image_size=32, store="memory")
+    table, whole = error_table(head, pictures, labels, cv=2), head.fit(pictures, labels)
+    assert table.attrs["classes"] == whole.classes_.tolist()
+    assert table["prediction"].tolist() == whole.predict(pictures).tolist()
 
 
 def test_no_probabilities(digits):

@@ -37,8 +37,9 @@ def test_errors_and_steps():
     np.testing.assert_allclose(frame["step"].cumsum(), np.array(errors) - 0.01)
     assert frame["n_samples"].tolist() == [len(part[1]) for part in
                                            (TRAIN, TRAIN_VALID, VALID, TEST)]  # fmt: skip
-    e, n = errors[1], len(TRAIN_VALID[1])
-    assert frame["se"].iloc[1] == pytest.approx((e * (1 - e) / n) ** 0.5)
+    n = len(TRAIN_VALID[1])
+    e = (errors[1] * n + 1) / (n + 2)  # with one error and one success more
+    assert frame["se"].iloc[1] == pytest.approx((e * (1 - e) / (n + 2)) ** 0.5)
     expected = (frame["se"].iloc[1] ** 2 + frame["se"].iloc[2] ** 2) ** 0.5
     assert frame["step_se"].iloc[2] == pytest.approx(expected)
 
@@ -110,6 +111,17 @@ def test_wrong_arguments():
         diagnose(model, TRAIN, valid=VALID, test=X, reachable=1.5)
     with pytest.raises(ParameterError, match="in this order"):
         DiagnosisDisplay({"validation": 0.1, "training": 0.2}, {"validation": 1, "training": 1})
+    with pytest.raises(ParameterError, match="shares from 0 to 1, of at least one sample"):
+        DiagnosisDisplay({"training": 0.1, "validation": 1.2}, {"validation": 1, "training": 1})
+    with pytest.raises(ParameterError, match="shares from 0 to 1, of at least one sample"):
+        DiagnosisDisplay({"training": 0.1, "validation": 0.2}, {"validation": 0, "training": 1})
+
+
+def test_very_few_pictures_tell_nothing_apart():
+    errors = {"training": 0.0, "validation": 1.0}
+    one = DiagnosisDisplay(errors, {"training": 1, "validation": 1})
+    assert one.advice.startswith("No step is larger")
+    assert DiagnosisDisplay(errors, {"training": 9, "validation": 9}).advice.startswith("The large")
 
 
 def test_plot():

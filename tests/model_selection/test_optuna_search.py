@@ -393,6 +393,35 @@ def test_studies_that_are_there_already(tmp_path):
         search(storage=url, study_name="foreign").fit(X, Y)
 
 
+def test_a_study_goes_on_only_within_its_space(tmp_path):
+    storage = tmp_path / "journal.log"
+
+    def found(**space):
+        return search(space=space, storage=storage, n_trials=3).fit(X, Y)
+
+    found(n_neighbors=(10, 20), weights=["uniform", "distance"])
+    wider = found(n_neighbors=(1, 40), weights=["uniform", "distance"])
+    assert len(wider.trials_) == 3
+    with pytest.raises(ParameterError, match=r"n_neighbors was 1.*outside of .*high=5.*widened"):
+        found(n_neighbors=(1, 5), weights=["uniform", "distance"])
+    with pytest.raises(ParameterError, match=r"weights was drawn from .*pass another study_name"):
+        found(n_neighbors=(1, 40), weights=["uniform"])
+    with pytest.raises(ParameterError, match=r"n_neighbors was drawn from Int.*from Float"):
+        found(n_neighbors=(1.0, 40.0), weights=["uniform", "distance"])
+
+
+def test_quantiles_of_another_distribution_are_another_search(tmp_path):
+    storage = tmp_path / "journal.log"
+
+    def found(scale):
+        space = {"var_smoothing": stats.expon(scale=scale)}
+        return search(GaussianNB(), space, n_trials=1, storage=storage).fit(X, Y)
+
+    found(0.1)
+    with pytest.raises(ParameterError, match=r"space's var_smoothing: .*0.1.* then, .*0.2"):
+        found(0.2)
+
+
 def test_workers_share_the_trials(tmp_path):
     # Processes that are left from tests that loaded less: loky takes growth for a leak.
     get_reusable_executor().shutdown(wait=True)

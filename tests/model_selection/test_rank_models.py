@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
-from sklearn.datasets import load_digits
+from sklearn.base import clone
+from sklearn.datasets import load_digits, load_sample_images
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import accuracy_score, log_loss
@@ -20,10 +21,11 @@ from sklearn.model_selection import (
 )
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
 from sklearn.svm import SVC, LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
-from sktl import make_top_k_scorer
+from sktl import CNNFeatures, ImageNetClassifier, make_top_k_scorer
 from sktl.exceptions import ParameterError
 from sktl.model_selection import rank_models
 
@@ -213,6 +215,10 @@ def test_groups_names_and_workers():
 def test_wrong_arguments(ranking):
     with pytest.raises(ParameterError, match="at least one classifier"):
         rank_models([], X, Y)
+    with pytest.raises(ParameterError, match="one scorer, or the name of one"):
+        rank_models(MODELS, X, Y, FOLDS, scoring=["accuracy", "f1"])
+    with pytest.raises(ValueError, match="1d array"):
+        rank_models(MODELS, X, None, FOLDS)
     with pytest.raises(ParameterError, match="names must differ"):
         rank_models([GaussianNB(), GaussianNB()], X, Y)
     with pytest.raises(ParameterError, match=r"names must be str; got \[1\]"):
@@ -242,3 +248,38 @@ def test_folds_may_be_masks(ranking):
         check_exact=False,
     )
     assert by_masks.with_vote(2).table.shape[0] == len(MODELS) + 1
+
+
+def test_members_of_an_ensemble_mean_the_classes_that_they_name():
+    heavy = LogisticRegression(class_weight={"a": 1, "b": 1, "c": 1, "d": 100})
+    found = rank_models({"heavy": heavy, "bayes": MODELS["bayes"]}, X, Y, FOLDS)
+    vote = found.vote(2).fit(X, Y)
+    alone = [clone(model).fit(X, Y).predict_proba(X) for model in (heavy, MODELS["bayes"])]
+    np.testing.assert_allclose(vote.predict_proba(X), sum(alone) / 2, atol=1e-12)
+    weighted = clone(vote).fit(X, Y, sample_weight=np.arange(1.0, len(X) + 1))
+    assert np.abs(weighted.predict_proba(X) - vote.predict_proba(X)).max() > 0.01
+    stack = found.stack(2).fit(X, Y)
+    single, numbers = dict(found.stack(2).estimators)["heavy"], np.searchsorted(list("abcd"), Y)
+    assert single.fit(X, numbers).score(X, numbers) == clone(heavy).fit(X, Y).score(X, Y)
+    np.testing.assert_allclose(single.predict_proba(X), alone[0])
+    assert stack.score(X, Y) > 0.9
+    with pytest.raises(ParameterError, match=r"y has 5 classes, while the ranking .* was of 4"):
+        found.vote(2).fit(X, np.where(np.arange(len(X)) % 50, Y, "e"))
+
+
+def test_the_original_head_beside_learners():
+    pictures = list(load_sample_images().images) * 3
+    labels = ["palace", "daisy"] * 3
+    head = ImageNetClassifier("resnet18", weights=None, image_size=32, store="memory")
+    frozen = make_pipeline(
+        CNNFeatures("resnet18", weights=None, image_size=32, store="memory"), GaussianNB()
+    )
+    found = rank_models({"head": head, "frozen": frozen}, pictures, labels, cv=3)
+    classes = sorted(set(labels))
+    assert found.out_of_fold["head"].columns.tolist() == classes
+    fitted = clone(head).fit(pictures, labels)
+    said = fitted.predict_proba(pictures)[:, np.searchsorted(fitted.classes_, classes)]
+    np.testing.assert_allclose(found.out_of_fold["head"], said, rtol=1e-4)
+    vote = found.vote(2).fit(pictures, labels)
+    mean = (said + clone(frozen).fit(pictures, labels).predict_proba(pictures)) / 2
+    np.testing.assert_allclose(vote.predict_proba(pictures), mean, rtol=1e-4)

@@ -175,6 +175,8 @@ def test_bad_input():
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
     with pytest.raises(ParameterError, match="10 outputs, not the 1000 classes"):
         ImageNetClassifier(net, store=None).fit(PHOTOGRAPHS).predict(PHOTOGRAPHS)
+    with pytest.raises(ParameterError, match="label; 1 of 2 are missing, the first at position 1"):
+        ImageNetClassifier().fit(PHOTOGRAPHS, ["palace", None])
     with pytest.raises(ParameterError, match=r"(?s)crops.*classes must be"):
         ImageNetClassifier(crops="five", classes="cats").fit(PHOTOGRAPHS)
 
