@@ -31,6 +31,7 @@ from sktl.backbones._feature_network import (
 from sktl.backbones._preprocessing import IMAGENET, Preprocessing
 from sktl.backbones._weights import digest_structure, digest_tensors
 from sktl.exceptions import LayerNotFoundError, ParameterError
+from sktl.utils._float32 import full_float32
 from sktl.utils._parameters import suggest
 
 __all__ = ["Backbone", "BackboneSpec", "Stage"]
@@ -295,10 +296,11 @@ class Backbone:
         """
         size = self.preprocessing.size
         # As wide as normalised pictures.
-        probe = torch.rand((1, 3, size, size), generator=torch.Generator().manual_seed(0)) * 5 - 2.5
-        network = self.feature_network([layer])
-        with torch.inference_mode():
-            (response,) = network(probe.to(next(self.module.parameters(), probe)))
+        generator = torch.Generator().manual_seed(0)
+        probe = torch.rand((1, 3, size, size), generator=generator, device="cpu") * 5 - 2.5
+        network = self.feature_network([layer], device=torch.device("cpu"))
+        with torch.inference_mode(), full_float32("cpu"):
+            (response,) = network(probe.to(next(network.parameters(), probe).dtype))
         # Few means of few digits: enough to tell networks apart, and alike whatever the order of
         # additions is, which changes with the number of threads.
         parts = response.flatten().abs().double().tensor_split(16)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import sys
+import tempfile
+import threading
+import uuid
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import joblib
@@ -25,6 +30,8 @@ __all__ = ["chunk_size", "extract"]
 
 # How often in a row a worker may be lost without any chunk being finished in between.
 _MOST_LOSSES = 3
+# The device of a worker, a process or a thread, and in which call.
+_claimed = threading.local()
 # What the backends of joblib raise when a worker process is gone, by name: none is imported here.
 _LOSSES = {
     "BrokenExecutor",
@@ -88,13 +95,23 @@ def extract(
             images, network, recipe, chunks, n_images=n_images, device=device, runtime=runtime
         )
         return
-    arguments = network, recipe, batch_size, runtime
-    devices = itertools.cycle(_all_of(device))
+    with _claims_of_workers() as call:
+        arguments = network, recipe, batch_size, runtime, _all_of(device), call
+        yield from _outlasting(images, arguments, chunks, n_jobs)
+
+
+def _outlasting(
+    images: ImageCollection,
+    arguments: tuple[Any, ...],
+    chunks: Iterator[Sequence[int]],
+    n_jobs: int | None,
+) -> Iterator[Batch]:
+    """Results of workers, where what those that are lost had to do is done again."""
     unfinished: deque[Sequence[int]] = deque()
     losses = 0
     while True:
         try:
-            for batches in _in_workers(images, arguments, devices, chunks, unfinished, n_jobs):
+            for batches in _in_workers(images, arguments, chunks, unfinished, n_jobs):
                 chunk = unfinished.popleft()
                 losses = 0
                 for positions, layers, bad in batches:
@@ -109,7 +126,7 @@ def extract(
                 f"a worker was lost ({type(error).__name__}); what it had not finished is computed "
                 "again",
                 WorkerWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
             chunks = itertools.chain(list(unfinished), chunks)
             unfinished.clear()
@@ -118,7 +135,6 @@ def extract(
 def _in_workers(
     images: ImageCollection,
     arguments: tuple[Any, ...],
-    devices: Iterator[torch.device],
     chunks: Iterator[Sequence[int]],
     unfinished: deque[Sequence[int]],
     n_jobs: int | None,
@@ -128,7 +144,7 @@ def _in_workers(
     def tasks(some: Iterable[Sequence[int]]) -> Iterator[Any]:
         for chunk in some:
             unfinished.append(chunk)
-            yield joblib.delayed(_work)(images[chunk], *arguments, next(devices))
+            yield joblib.delayed(_work)(images[chunk], *arguments)
 
     backend, _ = joblib.parallel.get_active_backend()
     if backend.supports_return_generator:
@@ -141,7 +157,7 @@ def _in_workers(
 
 
 def _all_of(device: torch.device) -> list[torch.device]:
-    """The devices that shards take turns on: all GPUs, unless one of them is named."""
+    """The devices that workers share out: all GPUs, unless one of them is named."""
     is_named = ":" in str(device)
     if device.type != "cuda" or is_named:
         return [device]
@@ -190,12 +206,63 @@ def _work(
     recipe: Recipe,
     batch_size: int,
     runtime: Runtime,
-    device: torch.device,
+    devices: Sequence[torch.device],
+    call: str,
 ) -> list[Batch]:
     """What a worker does with the pictures that it was sent."""
     n = len(images)
     step = chunk_size(recipe, n, batch_size, 1)
     chunks = (range(n)[start : start + step] for start in range(0, n, step))
     return list(
-        forward(images, network, recipe, chunks, n_images=n, device=device, runtime=runtime)
+        forward(
+            images,
+            network,
+            recipe,
+            chunks,
+            n_images=n,
+            device=_own(devices, call),
+            runtime=runtime,
+            n_decoding=torch.get_num_threads(),  # its share of the cores
+        )
     )
+
+
+def _own(devices: Sequence[torch.device], call: str) -> torch.device:
+    """The device that a worker keeps to through a call, so that it makes its network ready once.
+
+    Each worker claims one by an empty folder, that which it had before if it is free. On another
+    machine there may be fewer devices, and there are other claims.
+    """
+    if len(devices) == 1:
+        return devices[0]
+    if getattr(_claimed, "call", None) != call:
+        there = list(devices[: torch.cuda.device_count()] or devices)
+        there.sort(key=lambda device: device != getattr(_claimed, "device", None))
+        _claimed.device = next(
+            device
+            for share in itertools.count()
+            for device in there
+            if _claims(Path(tempfile.gettempdir(), f"{call}-{device.index}-{share}"))
+        )
+        _claimed.call = call
+    device: torch.device = _claimed.device
+    return device
+
+
+@contextlib.contextmanager
+def _claims_of_workers() -> Iterator[str]:
+    """The name of a call, and an end to what is claimed in it."""
+    call = f"sktl-{uuid.uuid4().hex}"
+    try:
+        yield call
+    finally:
+        for claim in Path(tempfile.gettempdir()).glob(f"{call}-*"):
+            claim.rmdir()
+
+
+def _claims(folder: Path) -> bool:
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    return True

@@ -22,6 +22,7 @@ from sktl.engine._runtime import Runtime, ready_runner
 from sktl.exceptions import BadImage
 from sktl.images import ImageCollection
 from sktl.images._decode import BadImageError
+from sktl.utils._devices import is_out_of_memory, numbered
 
 __all__ = ["Batch", "forward"]
 
@@ -74,13 +75,18 @@ def forward(
     n_images: int,
     device: torch.device,
     runtime: Runtime = "auto",
+    n_decoding: int | None = None,
 ) -> Iterator[Batch]:
     """Forward pictures through a network, chunk by chunk.
 
-    See :func:`sktl.engine.extract`.
+    See :func:`sktl.engine.extract`; `n_decoding` is the number of threads that decode for another
+    device than the CPU, by default that of all cores.
     """
-    by_device = _on_cpu if device.type == "cpu" else _on_device
-    return by_device(images, network, recipe, chunks, n_images, device, runtime)
+    if device.type == "cpu":
+        return _on_cpu(images, network, recipe, chunks, n_images, device, runtime)
+    device = numbered(device)
+    runner = ready_runner(network, recipe, device, runtime, n_images=n_images, step=1 << 30)
+    return _on_device(images, runner, chunks, n_decoding or joblib.cpu_count())
 
 
 def _on_cpu(
@@ -122,29 +128,22 @@ def _on_cpu(
 
 
 def _on_device(
-    images: ImageCollection,
-    network: Network,
-    recipe: Recipe,
-    chunks: Iterable[Sequence[int]],
-    n_images: int,
-    device: torch.device,
-    runtime: Runtime,
+    images: ImageCollection, runner: Runner, chunks: Iterable[Sequence[int]], n_decoding: int
 ) -> Iterator[Batch]:
     """Threads decode ahead of the device, and the device is never asked to wait for results."""
-    runner = ready_runner(network, recipe, device, runtime, n_images=n_images, step=1 << 30)
     launched: deque[tuple[list[int], Any, list[BadImage]]] = deque()
 
     def finish() -> Batch:
         positions, values, bad = launched.popleft()
         return Batch(positions, runner.fetch(values), bad)
 
-    with _threads(joblib.cpu_count(), 1) as threads:
+    with _threads(n_decoding, 1) as threads:
         for parts in _ahead(threads, lambda some: _decode(images, some, runner), chunks, 1):
             pixels = [some for part in parts for some in part.pixels]
             launched.append(
                 (
                     [i for part in parts for i in part.positions],
-                    runner.launch(_stack(pixels, device)) if pixels else [],
+                    runner.launch(_stack(pixels, runner.device)) if pixels else [],
                     [failure for part in parts for failure in part.bad],
                 )
             )
@@ -179,12 +178,24 @@ def _decode(images: ImageCollection, positions: Sequence[int], runner: Runner) -
 
 def _stack(pixels: list[Any], device: torch.device) -> Pixels:
     """Pixels of pictures in one: on the device, if some of them are there already."""
-    if all(isinstance(some, np.ndarray) for some in pixels):
+    on_host = [some for some in pixels if isinstance(some, np.ndarray)]
+    if len(on_host) == len(pixels):
         return np.stack(pixels)
-    tensors = (
-        torch.from_numpy(some.copy()) if isinstance(some, np.ndarray) else some for some in pixels
-    )
-    return torch.stack([tensor.to(device) for tensor in tensors])
+    try:
+        sent = iter(_uploaded(np.stack(on_host), device) if on_host else ())
+        return torch.stack([next(sent) if isinstance(s, np.ndarray) else s for s in pixels])
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    # The runner uploads as much at a time as there is room for.
+    return np.stack([s if isinstance(s, np.ndarray) else s.cpu().numpy() for s in pixels])
+
+
+def _uploaded(pixels: npt.NDArray[np.uint8], device: torch.device) -> torch.Tensor:
+    tensor = torch.from_numpy(pixels)
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def _ahead(

@@ -54,7 +54,8 @@ def fuse(network: FeatureNetwork, size: int) -> Fused:
     fused : Fused
     """
     weight = next(network.parameters())
-    probe = torch.rand((1, 3, size, size), generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    probe = torch.rand((1, 3, size, size), generator=generator, device="cpu")
     probe = probe.to(weight.device, weight.dtype)
     with torch.inference_mode():
         seen = _watch(network, probe, _is_foldable)
@@ -194,25 +195,31 @@ def _is_foldable(module: nn.Module) -> bool:
     )
 
 
+def _double(tensor: torch.Tensor) -> torch.Tensor:
+    """On the CPU, as not every device has float64."""
+    return tensor.cpu().double()
+
+
 def _fold(root: nn.Module, conv_path: str, norm_path: str) -> _Change:
     """Scale the one's weights by the other, and take the other away."""
     conv: Any = root.get_submodule(conv_path)
     norm: Any = root.get_submodule(norm_path)
     old = conv.weight, conv.bias
 
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    scale = (_double(norm.running_var) + norm.eps).rsqrt()
     if norm.weight is not None:
-        scale = scale * norm.weight.double()
-    shift = -norm.running_mean.double() * scale
+        scale = scale * _double(norm.weight)
+    shift = -_double(norm.running_mean) * scale
     if norm.bias is not None:
-        shift = shift + norm.bias.double()
+        shift = shift + _double(norm.bias)
     if conv.bias is not None:
-        shift = shift + conv.bias.double() * scale
-    weight = conv.weight.double() * scale.view(-1, 1, 1, 1)
+        shift = shift + _double(conv.bias) * scale
+    weight = (_double(conv.weight) * scale.view(-1, 1, 1, 1)).to(old[0])
+    shift = shift.to(old[0])
     channels_last = conv.weight.is_contiguous(memory_format=torch.channels_last)
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    conv.weight = nn.Parameter(weight.to(old[0].dtype, memory_format=layout), requires_grad=False)
-    conv.bias = nn.Parameter(shift.to(old[0].dtype), requires_grad=False)
+    conv.weight = nn.Parameter(weight.contiguous(memory_format=layout), requires_grad=False)
+    conv.bias = nn.Parameter(shift, requires_grad=False)
     rest = nn.Identity() if type(norm) is nn.BatchNorm2d else nn.Sequential(norm.drop, norm.act)
     put_back = _replace(root, norm_path, rest)
 

@@ -8,7 +8,10 @@ import importlib.metadata
 import json
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from sktl.backbones import Backbone, BackboneSpec, Preprocessing, load_backbone
+from sktl.backbones._feature_network import replicate
 from sktl.backbones._registry import is_registered, weights_key
 from sktl.exceptions import WeightsError
 
@@ -52,7 +55,7 @@ class Network:
         if self.alias:
             state["_loaded"] = None
         else:
-            state["_loaded"] = state["_backbone"] = self.load()
+            state["_loaded"] = state["_backbone"] = _on_cpu(self.load())
         return state
 
     def load(self) -> Backbone:
@@ -161,3 +164,10 @@ def require_same(fitted: BackboneSpec, now: BackboneSpec) -> None:
             f"the weights {now.weights!r} of {now.name} are not those of the fit: their digest was "
             f"{fitted.digest[:12]} and is {now.digest[:12]}. Fit again, or bring the old ones back"
         )
+
+
+def _on_cpu(backbone: Backbone) -> Backbone:
+    """For processes that may have no such device as the network is on."""
+    if all(parameter.device.type == "cpu" for parameter in backbone.module.parameters()):
+        return backbone
+    return Backbone(replicate(backbone.module, device=torch.device("cpu")), backbone.spec)

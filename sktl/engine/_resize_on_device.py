@@ -82,7 +82,7 @@ def _rounded(sums: torch.Tensor) -> torch.Tensor:
     return (((high << _LOW_BITS) + low + (1 << (BITS - 1))) >> BITS).clamp_(0, 255)
 
 
-@functools.lru_cache(maxsize=64)  # about a megabyte each, on the device
+@functools.lru_cache(maxsize=128)  # about a megabyte each, on the device
 def _weights(
     n_in: int, n_out: int, start: int, stop: int, interpolation: str, device: torch.device
 ) -> _Weights | None:
@@ -97,6 +97,8 @@ def _weights(
     if 255 * np.abs(low).sum(axis=1).max() >= _EXACT:
         return None
     matrix = torch.from_numpy(np.concatenate([high, low]).astype(np.float32))
+    if device.type == "cuda":  # not to wait for what it is at work on
+        return _Weights(start, stop, matrix.pin_memory().to(device, non_blocking=True))
     return _Weights(start, stop, matrix.to(device))
 
 

@@ -8,7 +8,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,8 @@ from sktl.engine._fuse import fuse
 from sktl.engine._prepare import n_crops
 from sktl.exceptions import BatchSizeWarning
 from sktl.nn.pooling import pool
+from sktl.utils._devices import empty_cache, is_out_of_memory
+from sktl.utils._float32 import full_float32
 
 if TYPE_CHECKING:
     from sktl.backbones import Backbone, Preprocessing
@@ -31,6 +33,13 @@ Pixels = npt.NDArray[np.uint8] | torch.Tensor
 
 # Bytes that the maps of a layer may take on a CPU, for the next layer to find them in the caches.
 _CACHED = 20 << 20
+
+
+class Launched(NamedTuple):
+    """Layers of some pictures, and what a GPU reports when they have arrived."""
+
+    layers: list[torch.Tensor]
+    arrival: Any = None
 
 
 def fitting(n_bytes: int, most: int) -> int:
@@ -65,30 +74,44 @@ class Runner:
         """(n, n_crops, H, W, 3) uint8 to one (n, ...) float32 array a layer."""
         return self.fetch(self.launch(pixels))
 
-    def launch(self, pixels: Pixels) -> list[list[torch.Tensor]]:
-        """Begin, without waiting for a device to finish: layers of each step, on the device."""
-        parts: list[list[torch.Tensor]] = []
+    def launch(self, pixels: Pixels) -> list[Launched]:
+        """Begin, without waiting for a device to finish: layers of each step."""
+        parts: list[Launched] = []
         done = 0
         while done < len(pixels):
             some = pixels[done : done + max(1, self.step // pixels.shape[1])]
             try:
                 with torch.inference_mode():
-                    parts.append(self._pooled(some))
+                    parts.append(self._sent_back(self._pooled(some)))
                 done += len(some)
                 continue
-            except torch.OutOfMemoryError:
-                if len(some) == 1:
+            except RuntimeError as error:
+                if len(some) == 1 or not is_out_of_memory(error):
                     raise
             # Only here, behind the error, is what the attempt had in memory let go of.
             self._halve(len(some) * pixels.shape[1])
         return parts
 
-    def fetch(self, parts: list[list[torch.Tensor]]) -> list[Array]:
+    def fetch(self, parts: list[Launched]) -> list[Array]:
         """What was launched, as one array a layer."""
+        for part in parts:
+            if part.arrival is not None:
+                part.arrival.synchronize()
         return [
             np.concatenate([t.cpu().numpy() for t in tensors])
-            for tensors in zip(*parts, strict=True)
+            for tensors in zip(*(part.layers for part in parts), strict=True)
         ]
+
+    def _sent_back(self, layers: list[torch.Tensor]) -> Launched:
+        """Have a GPU send its results as soon as it has them, not behind what it is told next."""
+        if self.device.type != "cuda":
+            return Launched(layers)
+        with torch.cuda.device(self.device):
+            # Into pinned memory.
+            arriving = [layer.to("cpu", non_blocking=True) for layer in layers]
+            arrival = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            arrival.record()
+        return Launched(arriving, arrival)
 
     def settle(self) -> None:
         """Find out what is fastest. Other threads can call the runner meanwhile."""
@@ -128,8 +151,7 @@ class Runner:
                 stacklevel=2,
             )
         self.step = n // 2
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        empty_cache(self.device)
 
 
 class TorchRunner(Runner):
@@ -153,7 +175,8 @@ class TorchRunner(Runner):
         self.dtype = next((p.dtype for p in self.network.parameters()), torch.float32)
         self._at_once = sys.maxsize
         if recipe.precision == "auto" and is_worth_fusing:
-            n_bytes = fuse(self.network, self.preprocessing.size).n_bytes
+            with self._arithmetic():
+                n_bytes = fuse(self.network, self.preprocessing.size).n_bytes
             if device.type == "cpu":
                 self._at_once = fitting(n_bytes, max(step, n_crops(recipe.crops)))
 
@@ -166,13 +189,9 @@ class TorchRunner(Runner):
     def _arithmetic(self) -> contextlib.AbstractContextManager[Any]:
         if self.recipe.precision == "bf16":
             return torch.autocast(self.device.type, torch.bfloat16)
-        if self.recipe.precision == "exact" and self.device.type == "cuda":
-            # Convolutions in full float32; the default is TF32.
-            flags = torch.backends.cudnn.flags
-            return cast(
-                "contextlib.AbstractContextManager[Any]",
-                flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=False),
-            )
+        # On a GPU, "auto" lets convolutions have TF32, as PyTorch does by default.
+        if self.recipe.precision == "exact" or self.device.type == "cpu":
+            return full_float32(self.device.type)
         return contextlib.nullcontext()
 
 
@@ -188,8 +207,16 @@ class CompiledRunner(TorchRunner):
         n = len(x)
         with self._compiling:
             if n > self._largest:
+                maps = super()._run(x)
                 self._largest = n
-                return super()._run(x)
-        if n < self._largest:
-            x = torch.cat([x, x[:1].expand(self._largest - n, -1, -1, -1)])
+                return maps
+            most = self._largest
+        if n < most:
+            x = torch.cat([x, x[:1].expand(most - n, -1, -1, -1)])
+            # In the order in memory that was compiled for.
+            x = x.contiguous(memory_format=torch.channels_last)
         return [maps[:n] for maps in super()._run(x)]
+
+    def _halve(self, n: int) -> None:
+        super()._halve(n)
+        self._largest = 0  # there is no room for what was compiled

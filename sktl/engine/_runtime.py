@@ -58,8 +58,8 @@ _WITH_MATRIX_UNITS = 1 / 4
 _LONG = 0.25
 _CLEARLY = 2 / 3
 
-# What the runner used last is for, and the runner.
-_last: tuple[Any, Runner] | None = None
+# What the runner used last on each device is for, and the runner.
+_last: dict[str, tuple[Any, Runner]] = {}
 _last_lock = threading.Lock()
 
 
@@ -76,16 +76,19 @@ def ready_runner(
     worker, and for each of many calls with a few pictures. Only networks that are known by their
     name are remembered, as the tensors of others can change.
     """
-    global _last
     if network.alias is None:
         runtime = bf16_runtime(network, recipe, device, runtime) or runtime
         return make_runner(network.load(), recipe, device, runtime, **sizes)
-    purpose = (network.alias, recipe, str(device), runtime, sizes["step"])
+    purpose, place = (network.alias, recipe, runtime, sizes["step"]), str(device)
     with _last_lock:
-        if _last is None or _last[0] != purpose or sizes["n_images"] > _last[1].most:
-            _last = None  # its memory is let go of before the next one is made
-            _last = purpose, make_runner(network.load(), recipe, device, runtime, **sizes)
-        return _last[1]
+        if place in _last:
+            known, runner = _last[place]
+            if known == purpose and sizes["n_images"] <= runner.most:
+                return runner
+            del _last[place], runner  # its memory is let go of before the next one is made
+        runner = make_runner(network.load(), recipe, device, runtime, **sizes)
+        _last[place] = purpose, runner
+        return runner
 
 
 def make_runner(

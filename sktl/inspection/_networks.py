@@ -143,7 +143,8 @@ def as_score_network(estimator: Any, layer: str | None = None) -> ScoreNetwork:
 
     estimator = getattr(estimator, "best_estimator_", estimator)
     if isinstance(estimator, CNNClassifier):
-        module = estimator.net_.module_.eval()
+        module = estimator.net_.module_
+        module = getattr(module, "_orig_mod", module).eval()  # of what is compiled, the network
         maps = None if layer is None else _inner_module(module, layer)
         preprocessing = estimator.backbone_.preprocessing
         return ScoreNetwork(module, maps, preprocessing, estimator.classes_)

@@ -18,15 +18,21 @@ from sktl.images import ImageCollection
 from sktl.nn.heads import make_head
 from sktl.nn.pooling import pooled_shape
 from sktl.training._net import TransferSkorchNet
-from sktl.training._network import TransferNet
+from sktl.training._network import TransferNet, put_tensors
+from sktl.utils._float32 import full_float32
 from sktl.utils._torch import resolve_device
 
 if TYPE_CHECKING:
     from sktl.neural_network._cnn_classifier import CNNClassifier
 
-__all__ = ["Built", "bare_network", "build", "logits_of", "preprocessing_of"]
+__all__ = ["Built", "bare_network", "build", "has_trunk", "logits_of", "preprocessing_of"]
 
 Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
+
+
+def has_trunk(state: dict[str, torch.Tensor]) -> bool:
+    """Whether trained tensors are also those of the trunk, which had learnt."""
+    return any(name.startswith("trunk.") for name in state)
 
 
 @dataclass
@@ -60,9 +66,9 @@ class Built:
     def load(self, state: dict[str, torch.Tensor]) -> None:
         """Put trained tensors into the network."""
         self.module.cut = None
-        self.module.load_state_dict(state, strict=False)
+        put_tensors(self.module, state)
         self.module.eval()
-        self.has_learnt = any(name.startswith("trunk.") for name in state)
+        self.has_learnt = has_trunk(state)
         self._whole = None
 
     @property
@@ -189,7 +195,7 @@ def logits_of(
     if not by_features:
         return values
     built.module.eval()
-    with torch.inference_mode():
+    with torch.inference_mode(), full_float32(device.type):
         logits: npt.NDArray[np.float32] = (
             built.module.head(torch.from_numpy(values).to(device)).cpu().numpy()
         )

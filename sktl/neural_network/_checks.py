@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numbers
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from sklearn.utils import check_random_state
 
 from sktl.engine import resolve_store
 from sktl.engine._recipe import PRECISIONS
@@ -86,6 +88,7 @@ def _check_network(estimator: CNNClassifier, checks: ParameterChecks) -> None:
         widths and all(isinstance(n, (int, np.integer)) and n > 0 for n in head),
         "a sequence of widths, such as (256,)",
     )
+    checks.truth("batch_norm", e.batch_norm)
     for name in ("dropout", "label_smoothing"):
         _check_range(checks, e, name, 0.99)
     for name in ("l1", "l2", "mixup", "cutmix"):
@@ -109,6 +112,11 @@ def _check_data(estimator: CNNClassifier, checks: ParameterChecks) -> None:
     checks.integer("augment_copies", e.augment_copies, minimum=1, optional=True)
     checks.integer("mix_off_epoch", e.mix_off_epoch, minimum=0, optional=True)
     checks.integer("cache_bytes", e.cache_bytes, minimum=0)
+    checks.attempt(_check_random_state, e.random_state)
+    fine = e.checkpoint_dir is None or isinstance(e.checkpoint_dir, (str, os.PathLike))
+    checks.that("checkpoint_dir", e.checkpoint_dir, fine, "a folder or None")
+    verbose: Any = e.verbose
+    checks.that("verbose", verbose, isinstance(verbose, (bool, numbers.Integral)), "a number")
     augmentation: Any = as_augmentation(e.augment)
     if isinstance(augmentation, Augmentation):
         augmentation.check(checks)
@@ -136,6 +144,15 @@ def _check_data(estimator: CNNClassifier, checks: ParameterChecks) -> None:
             or (isinstance(validation, tuple) and len(validation) == 2),
             "a share, a splitter, a pair (X, y) or None",
         )
+
+
+def _check_random_state(random_state: Any) -> None:
+    try:
+        check_random_state(random_state)
+    except ValueError as error:
+        raise ParameterError(
+            f"random_state must be a whole number, a RandomState or None; got {random_state!r}."
+        ) from error
 
 
 def _is_callback(item: Any) -> bool:

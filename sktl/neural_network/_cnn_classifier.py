@@ -18,15 +18,16 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from sktl.engine._network import require_same
 from sktl.exceptions import ImageDecodeError, ParameterError
 from sktl.images import ImageCollection, ImageEstimatorMixin
-from sktl.neural_network._build import Built, build, logits_of, preprocessing_of
+from sktl.neural_network._build import Built, build, has_trunk, logits_of, preprocessing_of
 from sktl.neural_network._checks import check_parameters
 from sktl.neural_network._fitting import check_without_validation, make_trainer, without_validation
-from sktl.neural_network._parts import classes_of, sample_weights, split
+from sktl.neural_network._parts import classes_of, sample_weights, split, weighted
 from sktl.neural_network._phase_parameters import PhaseParametersMixin
 from sktl.training._data import Pixels, channel_statistics, fill_together
 from sktl.training._history import as_frame, remember
 from sktl.training._settings import Labelled
 from sktl.utils._portable import PortableMixin, stow, take
+from sktl.utils._torch import resolve_device
 
 if TYPE_CHECKING:
     import torch
@@ -91,7 +92,9 @@ class CNNClassifier(
     label_smoothing : float, default=0.0
         Share of the label that is spread over all classes in the training loss.
     class_weight : dict, "balanced" or None, default=None
-        Weight of each class in the training loss.
+        Weight of each class in the training loss, times that of the picture. The loss of a batch is
+        the mean over its pictures, whose weights are 1 on average over all training pictures (but
+        in `partial_fit`, which does not know them all).
     normalize : {"auto", "weights", "dataset"}, default="auto"
         Whether pixels are normalised by the mean and deviation that belong to the weights, or by
         those of each channel of the training pictures. "auto" is "dataset" from scratch.
@@ -118,7 +121,8 @@ class CNNClassifier(
         picture is resized to just the size that the network sees, as those of the named small
         networks are, the five are the same, and only the mirror image adds to it.
     batch_size : int, default=32
-        Pictures a training step.
+        Pictures a training step. If a last batch of a single picture is left over, it waits for the
+        next epoch.
     device : str or torch.device, default="auto"
         "auto" is CUDA where there is one, else the CPU. "accelerate", in a script that is started
         by ``accelerate launch``, is all its GPUs: each process trains on its share of each batch,
@@ -139,10 +143,10 @@ class CNNClassifier(
         What does not fit is computed again in each epoch.
     checkpoint_dir : str or Path, default=None
         Folder where the state is kept after each epoch. The same fit, killed and called again,
-        goes on from there; callbacks begin anew, and others make it another fit. A `random_state`
-        of None means 0 then: a fit that is drawn anew each time could not be found again.
+        goes on from there; callbacks begin anew, and others make it another fit.
     random_state : int, RandomState instance or None, default=None
-        Seed of the head, of random weights, and of everything drawn in training.
+        Seed of the head, of random weights, and of everything drawn in training. With
+        `checkpoint_dir`, and among the processes of "accelerate", None is 0.
     image_shape : tuple of 2 or 3 ints, default=None
         Shape of one picture, for flattened rows only; see :func:`sktl.as_images`.
     value_range : tuple of 2 floats, default=None
@@ -295,7 +299,7 @@ class CNNClassifier(
         X : array-like of n_images pictures
             Anything that :func:`sktl.images.as_images` takes.
         y : array-like of shape (n_images,)
-            Labels of any type.
+            Labels: strings, numbers, truth values or dates.
         sample_weight : array-like of shape (n_images,), default=None
             Weights of the pictures in the training loss.
 
@@ -310,6 +314,7 @@ class CNNClassifier(
         self.history_ = as_frame(trainer.net)
         self._note_scores(trainer)
         states = {"final": trainer.state()}
+        self._made.has_learnt = has_trunk(states["final"])
         if trainer.best is not None:
             states["best"] = trainer.best["state"]
             if self.refit:
@@ -350,6 +355,8 @@ class CNNClassifier(
         images = self._read_images(X, reset=is_first)
         if is_first and classes is not None:
             self.classes_ = np.unique(classes)
+            if len(self.classes_) < 2:
+                raise ValueError(f"classes must be at least 2; got {self.classes_.tolist()}")
         elif classes is not None and not np.array_equal(self.classes_, np.unique(classes)):
             raise ValueError(
                 f"classes must be those of the first call, {self.classes_.tolist()}; got "
@@ -455,6 +462,7 @@ class CNNClassifier(
         everything = self._labelled(images, labels, sample_weight)
         self._check_pictures(images)
         train, valid = self._split(everything)
+        train = weighted(train)
         if isinstance(self.validation, tuple) and valid is not None:
             self._check_pictures(valid.images)
             if sample_weight is not None:
@@ -470,7 +478,7 @@ class CNNClassifier(
         trainer = make_trainer(self, self._built(), train, valid, seed, pixels=pixels)
         if valid is None:
             check_without_validation(trainer.net)
-        return trainer, everything
+        return trainer, weighted(everything)
 
     def _read_labels(
         self, images: ImageCollection, y: Any, *, reset: bool
@@ -504,8 +512,9 @@ class CNNClassifier(
             raise ImageDecodeError(bad, len(images))
 
     def _random_state(self) -> int | np.random.RandomState | None:
-        is_new_each_time = self.random_state is None and self.checkpoint_dir is not None
-        return 0 if is_new_each_time else self.random_state
+        # Every run of a fit, and every process of a team, must begin alike.
+        is_shared = self.checkpoint_dir is not None or self.device == "accelerate"
+        return 0 if self.random_state is None and is_shared else self.random_state
 
     def _draw_seed(self) -> int:
         return int(check_random_state(self._random_state()).randint(2**31))
@@ -540,9 +549,11 @@ class CNNClassifier(
     def _built(self) -> Built:
         """The network with its weights, built if it is not there."""
         check_is_fitted(self, "classes_")
+        made: Built | None = vars(self).get("_made")
+        if made is not None and made.net.device != str(resolve_device(self.device)):
+            self.__dict__.pop("_made")
         if "_made" not in vars(self):
-            as_fitted = self._as_fitted()
-            self._made = build(as_fitted, self._seed, self._statistics, len(self.classes_))
+            self._made = self._build()
             if self._states and hasattr(self, "history_"):
                 remember(self._made.net, self.history_)
             if hasattr(self, "_spec") and self._states:
@@ -550,6 +561,10 @@ class CNNClassifier(
             self._spec: BackboneSpec = self._made.spec
             self._load(getattr(self, "_loaded", self.keep))
         return self._made
+
+    def _build(self) -> Built:
+        """The network as it was before it learnt."""
+        return build(self._as_fitted(), self._seed, self._statistics, len(self.classes_))
 
     def _as_fitted(self) -> CNNClassifier:
         """A copy with the network that was fitted, whatever the parameters say by now."""
@@ -562,8 +577,13 @@ class CNNClassifier(
         """Put one of the kept states into the network."""
         self._loaded = which
         state = self._states.get(which, self._states.get("final"))
-        if state is not None:
-            self._built().load(state)
+        if state is None:
+            return
+        built = self._built()
+        if built.has_learnt and not has_trunk(state):
+            # That of an epoch before the trunk learnt, which was as it is built.
+            built.module.trunk.load_state_dict(self._build().module.trunk.state_dict())
+        built.load(state)
 
     def _refit(
         self, everything: Labelled, trainer: Trainer, phases: list[tuple[str, Phase]]

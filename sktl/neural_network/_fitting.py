@@ -92,7 +92,7 @@ def make_trainer(
         l2=e.l2,
         stopping=as_stopping(e.early_stopping),
         device=resolve_device(e.device),
-        bf16=e.precision == "bf16",
+        precision=e.precision,
         n_threads=e._n_threads(),
         image_size=e._described_network["image_size"],
         cache_bytes=e.cache_bytes,
@@ -176,7 +176,7 @@ def _described(
     return {
         **{name: v for name, v in parameters.items() if name not in _NOT_DESCRIBED},
         "phases": [(name, phase.get_params(deep=False)) for name, phase in estimator._phases()],
-        "digest": built.spec.digest,
+        "network": built.backbone.fingerprint(estimator._described_network["layer"]),
         "classes": estimator.classes_.tolist(),
         "labels": [part.labels.tolist() for part in parts],
         "weights": [None if p.weights is None else p.weights.tolist() for p in parts],

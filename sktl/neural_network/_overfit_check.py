@@ -15,6 +15,7 @@ from sktl.engine._digests import picture_digests
 from sktl.exceptions import DivergenceError, ParameterError
 from sktl.images import as_images
 from sktl.neural_network._cnn_classifier import CNNClassifier
+from sktl.utils._parameters import ParameterChecks
 
 __all__ = ["OverfitReport", "overfit_check"]
 
@@ -57,7 +58,8 @@ def overfit_check(
     """Train on a few pictures of two classes until they are known by heart.
 
     A network, a learning rate and labels that are as they should be reach 100 %. Augmentation,
-    mixing, dropout, penalties and early stopping are off; each phase has at least 200 steps.
+    mixing, the head's dropout, penalties, early stopping and schedules are off; each phase has at
+    least 200 steps.
 
     Parameters
     ----------
@@ -86,6 +88,9 @@ def overfit_check(
     >>> overfit_check(CNNClassifier("lenet", weights=None, random_state=0), X, y).diagnosis
     'all 32 pictures were learnt'
     """
+    checks = ParameterChecks("overfit_check")
+    checks.integer("n_images", n_images, minimum=2)
+    checks.done()
     y = np.asarray(y)
     classes, counts = np.unique(y, return_counts=True)
     each = n_images // 2
@@ -120,7 +125,8 @@ def _without_regularisation(estimator: CNNClassifier, n_images: int) -> CNNClass
     phases = []
     for name, phase in estimator._phases():
         epochs = max(phase.epochs, -(-_N_STEPS // steps))
-        phases.append((name, clone(phase).set_params(epochs=epochs, weight_decay=0.0)))
+        constant = {"lr": phase.base_lr, "schedule": None, "weight_decay": 0.0}
+        phases.append((name, clone(phase).set_params(epochs=epochs, **constant)))
     copied: CNNClassifier = clone(estimator).set_params(
         phases=phases, augment=None, augment_copies=None, mixup=0.0, cutmix=0.0, dropout=0.0,
         label_smoothing=0.0, l1=0.0, l2=0.0, validation=None, early_stopping=None, keep="final",

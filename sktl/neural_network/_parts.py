@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -98,12 +99,15 @@ def _of_one_type(y: npt.NDArray[Any], owner: str) -> npt.NDArray[Any]:
     )
 
 
+_NO_WEIGHT = "sample_weight and class_weight leave no picture a weight above 0"
+
+
 def sample_weights(
     labels: npt.NDArray[np.int64],
     classes: npt.NDArray[Any],
     class_weight: Any,
     sample_weight: Any,
-) -> npt.NDArray[np.float32] | None:
+) -> npt.NDArray[np.float64] | None:
     """Product of the weights of samples and classes; None if there are neither.
 
     Parameters
@@ -116,7 +120,7 @@ def sample_weights(
 
     Returns
     -------
-    weights : ndarray of shape (n,), dtype float32, or None
+    weights : ndarray of shape (n,), or None
     """
     if class_weight is None and sample_weight is None:
         return None
@@ -142,8 +146,18 @@ def sample_weights(
         )
         weights = weights * by_class[labels]
     if not weights.any():
-        raise ValueError("sample_weight and class_weight leave no picture a weight above 0")
-    return weights.astype(np.float32)
+        raise ValueError(_NO_WEIGHT)
+    return weights
+
+
+def weighted(part: Labelled) -> Labelled:
+    """The pictures to learn from, with weights that are 1 on average."""
+    if part.weights is None:
+        return part
+    if not part.weights.any():
+        raise ValueError(_NO_WEIGHT)
+    largest = part.weights / part.weights.max()  # whose sum is a number
+    return replace(part, weights=(largest / largest.mean()).astype(np.float32))
 
 
 def split(everything: Labelled, validation: Any, random_state: Any) -> tuple[Labelled, Labelled]:

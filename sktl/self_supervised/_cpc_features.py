@@ -379,7 +379,9 @@ class CPCFeatures(
         checkpoint = None
         if self.checkpoint_dir is not None and not one_pass:
             checkpoint = Checkpoint(self.checkpoint_dir, self._described(images, network))
-        pretraining = getattr(self, "_online", None) or self._pretraining(network)
+        pretraining = getattr(self, "_online", None)
+        if pretraining is None or pretraining.device != resolve_device(self.device):
+            pretraining = self._pretraining(network)
         if one_pass and hasattr(self, "history_"):
             pretraining.history = self.history_.to_dict("records")
         epochs = len(pretraining.history) + 1 if one_pass else self.epochs

@@ -16,6 +16,7 @@ from sktl.exceptions import DivergenceError
 from sktl.nn.cpc import CPCNetwork, cut_patches
 from sktl.training._augmentation import Augmentation
 from sktl.training._data import Batches, Pixels
+from sktl.utils._devices import private_randomness, seed_generators
 
 if TYPE_CHECKING:
     from sktl.training._checkpoint import Checkpoint
@@ -86,10 +87,9 @@ class Pretraining:
             self.network.load_state_dict(state["network"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.history = state["history"]
-        devices = [self.device] if self.device.type == "cuda" else []
         total = (epochs - len(self.history)) * -(-len(pixels) // self.options["batch_size"])
         with (
-            torch.random.fork_rng(devices=devices),
+            private_randomness(self.device),
             tqdm(total=total, unit="batch", delay=3, disable=not progress) as bar,
         ):
             for epoch in range(len(self.history), epochs):
@@ -109,7 +109,7 @@ class Pretraining:
         seed = options["seed"]
         rng = np.random.default_rng([seed, epoch, 1])
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        torch.manual_seed(int(rng.integers(2**62)))
+        seed_generators(int(rng.integers(2**62)), self.device)
         batches = Batches(
             pixels, np.zeros(len(pixels), np.int64), None, options["batch_size"],
             np.random.default_rng([seed, epoch, 2]),

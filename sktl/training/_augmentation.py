@@ -37,7 +37,8 @@ class Augmentation(BaseEstimator):
     shear : float, default=0.0
         Largest shear angle, in degrees.
     zoom : float, default=0.0
-        Width and height are scaled by factors between ``1 - zoom`` and ``1 + zoom``.
+        Width and height of what is seen are scaled by factors between ``1 - zoom`` and
+        ``1 + zoom``, as in Keras: below 1, the picture is enlarged.
     fill_mode : {"reflect", "nearest", "constant"}, default="reflect"
         What is seen beyond the border: the picture mirrored, its border pixels, or black.
     random_crop : bool, default=False

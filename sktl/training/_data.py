@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 from collections import deque
@@ -22,7 +23,6 @@ from sktl.images._decode import BadImageError
 from sktl.training._team import Team
 
 __all__ = [
-    "LEAST_WEIGHT",
     "Activations",
     "Batches",
     "Pixels",
@@ -31,11 +31,11 @@ __all__ = [
     "fits_on_disk",
 ]
 
-# Far below any sum of weights but 0, which it takes the place of as a divisor.
-LEAST_WEIGHT = 1e-30
-
 Positions = Sequence[int] | npt.NDArray[np.intp]
 
+# Of the largest number among the first activations, in 16 bits, which know exponents from -14
+# (with all digits) to 15: later ones may be 32 times as large.
+_EXPONENT = 10
 # Pictures that the frozen part is run on at once, and batches that are read ahead.
 _AT_ONCE = 64
 _AHEAD = 2
@@ -115,7 +115,8 @@ class Pixels:
             pixels = self._kept[np.asarray(positions)]
         else:
             try:
-                pixels = np.stack([self._decode(int(i)) for i in positions])
+                with ThreadPoolExecutor(self.n_threads) as threads:
+                    pixels = np.stack(list(threads.map(self._decode, map(int, positions))))
             except BadImageError:
                 raise ImageDecodeError(self._bad(positions), self._n_all) from None
         return torch.from_numpy(pixels).permute(0, 3, 1, 2)  # (n, H, W, 3) -> (n, 3, H, W)
@@ -170,10 +171,12 @@ class Activations:
     ----------
     values : ndarray of shape (n_copies, n, ...)
         One or several versions of each picture.
+    unit : float, default=1.0
+        What a 1 in there stands for: a power of 2.
     """
 
-    def __init__(self, values: npt.NDArray[Any]) -> None:
-        self.values = values
+    def __init__(self, values: npt.NDArray[Any], unit: float = 1.0) -> None:
+        self.values, self.unit = values, unit
 
     def __len__(self) -> int:
         return int(self.values.shape[1])
@@ -183,7 +186,8 @@ class Activations:
     ) -> torch.Tensor:
         """(n, ...) float32 of some pictures, each in the copy that is given for it."""
         chosen = np.zeros(len(positions), np.intp) if copies is None else copies
-        return torch.from_numpy(self.values[chosen, np.asarray(positions)]).float()
+        found = torch.from_numpy(self.values[chosen, np.asarray(positions)]).float()
+        return found if self.unit == 1 else found.mul_(self.unit)
 
     @staticmethod
     def dtype(shape: tuple[int, ...]) -> np.dtype[Any]:
@@ -227,17 +231,28 @@ class Activations:
         """
         dtype = cls.dtype(shape)
         values = _memory_map((n_copies, len(pixels), *shape), dtype)
-        total = n_copies * len(pixels)
+        total, unit = n_copies * len(pixels), 1.0
         with tqdm(total=total, unit="image", delay=3, disable=not progress) as bar:
             for copy in range(n_copies):
                 for start in range(0, len(pixels), _AT_ONCE):
                     some = range(start, min(start + _AT_ONCE, len(pixels)))
                     found = run(pixels.read(some), copy).cpu()
+                    if copy == some.start == 0 and dtype == np.float16:
+                        unit = _unit_of(found)
+                    found = found / unit
                     if found.abs().max() > np.finfo(dtype).max:
                         raise OverflowError("a number is too large for 16 bits")
                     values[copy, some.start : some.stop] = found
                     bar.update(len(some))
-        return cls(values)
+        return cls(values, unit)
+
+
+def _unit_of(numbers: torch.Tensor) -> float:
+    """A power of 2, at most 1, in which numbers like these are not too small for 16 bits."""
+    largest = float(numbers.abs().max())
+    if not 0 < largest < math.inf:
+        return 1.0
+    return min(1.0, 2.0 ** (math.floor(math.log2(largest)) - _EXPONENT))
 
 
 class Batches:
@@ -250,7 +265,7 @@ class Batches:
     labels : ndarray of shape (n,), int64
         Of all pictures of the source.
     weights : ndarray of shape (n,), float32, or None
-        Weights of the samples.
+        Weights of the samples, 1 on average.
     batch_size : int
         Pictures a batch.
     rng : numpy.random.Generator, default=None
@@ -259,6 +274,8 @@ class Batches:
         Called when a batch has been worked on.
     team : Team, default=None
         Processes that take a share of each batch, this one among them; by default it is alone.
+    pin : bool, default=False
+        Whether inputs are put where a GPU takes them from faster.
     """
 
     def __init__(
@@ -271,8 +288,9 @@ class Batches:
         *,
         after_batch: Callable[[], None] | None = None,
         team: Team | None = None,
+        pin: bool = False,
     ) -> None:
-        self.after_batch = after_batch
+        self.after_batch, self.pin = after_batch, pin
         self.team = team or Team()
         self.source, self.labels, self.weights = source, labels, weights
         self.batch_size, self.rng = batch_size, rng
@@ -327,12 +345,12 @@ class Batches:
             X = {"x": self.source.read(positions, copies[positions])}
         else:
             X = {"x": self.source.read(positions)}
+        if self.pin:
+            X["x"] = X["x"].pin_memory()
         if self.weights is not None:
             X["weight"] = torch.from_numpy(self.weights[positions])
         if self.team.size > 1:
-            weights = np.ones(len(self.labels)) if self.weights is None else self.weights
-            part = weights[positions].sum() / max(weights[batch].sum(), LEAST_WEIGHT)
-            X["share"] = torch.full((len(positions),), part)
+            X["share"] = torch.full((len(positions),), len(positions) / len(batch))
         return X, torch.from_numpy(self.labels[positions])
 
 

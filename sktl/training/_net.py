@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 import skorch
 import torch
 import torch.nn.functional as F  # noqa: N812
+from skorch.callbacks import PassthroughScoring
 from skorch.dataset import unpack_data
 from skorch.utils import to_device
 from torch import nn
 
 from sktl.nn.mixing import Mixed, cutmix, mixup
 from sktl.training._augmentation import Augmentation
-from sktl.training._data import LEAST_WEIGHT, Batches
+from sktl.training._data import Batches
 from sktl.training._network import TransferNet
 from sktl.training._team import Team
 
@@ -118,15 +120,12 @@ class BatchWork:
         mixed: Mixed | None = None,
         training: bool,
     ) -> torch.Tensor:
-        """Mean cross entropy, weighted where there are weights."""
+        """Mean cross entropy, each times its weight where there are weights."""
         smoothing = self.label_smoothing if training else 0.0
 
         def mean(labels: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
             losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
-            if weights is None:
-                return losses.mean()
-            # A batch whose weights are all 0 teaches nothing.
-            return (losses * weights).sum() / weights.sum().clamp_min(LEAST_WEIGHT)
+            return (losses if weights is None else losses * weights).mean()
 
         if mixed is None:
             return mean(y, weight)
@@ -148,6 +147,20 @@ class BatchWork:
         self.right[part] = self.right.get(part, 0) + counts
 
 
+class EpochLoss(PassthroughScoring):
+    """The loss of an epoch: of its batches, or what the net knows better."""
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        """Record it, before callbacks look at it."""
+        self._known = net.losses.get(self.name)
+        super().on_epoch_end(net, **kwargs)
+
+    def get_avg_score(self, history: Any) -> float:
+        """The loss."""
+        known: float | None = self._known
+        return float(super().get_avg_score(history)) if known is None else known
+
+
 class TransferSkorchNet(skorch.NeuralNet):
     """A skorch net around a TransferNet, whose data come as Parts.
 
@@ -157,6 +170,15 @@ class TransferSkorchNet(skorch.NeuralNet):
 
     work: BatchWork
     team: Team = Team()
+    # Losses of the epoch that are not the mean of its batches, and what tells them at its end.
+    losses: Mapping[str, float] = MappingProxyType({})
+    find_losses: Callable[[], Mapping[str, float]] = dict
+
+    @property
+    def _default_callbacks(self) -> list[tuple[str, Any]]:
+        own = {"train_loss": EpochLoss("train_loss", on_train=True)}
+        own["valid_loss"] = EpochLoss("valid_loss")
+        return [(name, own.get(name, callback)) for name, callback in super()._default_callbacks]
 
     def get_split_datasets(self, X: Any, y: Any = None, **fit_params: Any) -> Any:
         """The two parts as they are."""
@@ -182,7 +204,7 @@ class TransferSkorchNet(skorch.NeuralNet):
         (X, y), device = unpack_data(batch), self.device
         y = to_device(y, device)
         weight = to_device(X["weight"], device) if "weight" in X else None
-        x, mixed = work.inputs(to_device(X["x"], device), training=True)
+        x, mixed = work.inputs(_sent(X["x"], device), training=True)
         with self._arithmetic(), _gradients_channels_last(self.module_):
             logits = self.infer(_channels_last(x), **fit_params)
         logits = logits.float()
@@ -209,7 +231,7 @@ class TransferSkorchNet(skorch.NeuralNet):
             return super().evaluation_step(batch, training)
         self._set_training(training)
         with torch.set_grad_enabled(training), self._arithmetic():
-            x, _ = self.work.inputs(to_device(X["x"], self.device), training=False)
+            x, _ = self.work.inputs(_sent(X["x"], self.device), training=False)
             return self.infer(_channels_last(x)).float()
 
     def evaluate(self, batch: Any, part: str = "valid") -> tuple[torch.Tensor, torch.Tensor]:
@@ -220,8 +242,9 @@ class TransferSkorchNet(skorch.NeuralNet):
         return self.work.loss(logits, y, None, training=False), logits
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
-        """Record accuracies before callbacks look at them."""
+        """Find losses and accuracies before callbacks look at them."""
         super().on_epoch_end(net, **kwargs)
+        self.losses = self.find_losses()
         self.record_accuracies()
 
     def record_accuracies(self) -> None:
@@ -246,6 +269,11 @@ class TransferSkorchNet(skorch.NeuralNet):
         if self.work.autocast:
             return torch.autocast(torch.device(self.device).type, torch.bfloat16)
         return contextlib.nullcontext()
+
+
+def _sent(x: torch.Tensor, device: Any) -> torch.Tensor:
+    """To a device, which fetches what is pinned itself."""
+    return x.to(device, non_blocking=x.is_pinned())
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import fnmatch
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,9 +17,10 @@ from sktl.backbones._feature_network import Tap, copy_sharing, dry_run, watch
 from sktl.exceptions import ParameterError
 from sktl.nn.pooling import Pooling, pool
 from sktl.training._phase import Phase
+from sktl.utils._devices import is_out_of_memory
 from sktl.utils._parameters import suggest
 
-__all__ = ["Cut", "TransferNet"]
+__all__ = ["Cut", "TransferNet", "put_tensors"]
 
 # How many places before the first part that learns are tried as the place to cut.
 _TRIED = 4
@@ -270,8 +271,10 @@ class TransferNet(nn.Module):
                 same = torch.allclose(
                     rest(value.clone()), self.trunk(example), rtol=1e-4, atol=1e-5
                 )
-        except Exception:  # noqa: BLE001 (whatever it is, this network cannot be cut here)
-            return None
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            return None  # whatever it is, this network cannot be cut here
         if not same:
             return None
         return Cut(_Single(before), rest, tuple(value.shape[1:]))
@@ -403,3 +406,13 @@ def _trunk(backbone: Backbone, layer: str) -> nn.Module:
 
 def _dots(path: str) -> Iterator[int]:
     return (i for i, letter in enumerate(path) if letter == ".")
+
+
+def put_tensors(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Put some tensors into a network, by their names; the others stay."""
+    state = module.state_dict()  # which also knows the versions of the network's parts
+    unknown = sorted(set(tensors) - set(state))
+    if unknown:
+        raise ValueError(f"the network has no tensors {unknown[:5]}")
+    state.update(tensors)
+    module.load_state_dict(state)

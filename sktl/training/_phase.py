@@ -66,8 +66,9 @@ class Phase(BaseEstimator):
     schedule : {"step", "cosine", "one_cycle", "plateau"}, dict or None, default=None
         Course of the learning rate: times `gamma` every `step_size` epochs; down to 0 along half
         a cosine; up to `lr` and down again, batch by batch (one cycle); times `gamma` whenever
-        the validation loss has not fallen for `step_size` epochs; a table of epoch, from 0
-        on, and rate such as ``{0: 0.004, 25: 0.001}``; or constant.
+        the validation loss, or without validation the training loss, has not fallen for
+        `step_size` epochs; a table of epoch, from 0 on, and rate such as
+        ``{0: 0.004, 25: 0.001}``; or constant.
     step_size : int, default=10
         Epochs, for "step" and "plateau".
     gamma : float, default=0.1
@@ -181,6 +182,10 @@ class Phase(BaseEstimator):
             number("momentum", above=0)
         number("weight_decay")
         number("gamma", above=0)
+        if isinstance(self.schedule, str) and self.schedule == "plateau":
+            gamma: Any = self.gamma
+            fine = isinstance(gamma, numbers.Real) and float(gamma) < 1
+            checks.that(f"{name}__gamma", gamma, fine, 'below 1 with schedule="plateau"')
         number("lr_decay", above=0)
         if self.clip_norm is not None:
             number("clip_norm", above=0)
@@ -192,8 +197,11 @@ class Phase(BaseEstimator):
                 schedule,
                 len(schedule) > 0
                 and all(isinstance(epoch, numbers.Integral) for epoch in schedule)
-                and all(isinstance(lr, numbers.Real) and float(lr) > 0 for lr in schedule.values()),
-                "a table {epoch: learning rate}",
+                and all(
+                    isinstance(lr, numbers.Real) and 0 < float(lr) <= _MOST
+                    for lr in schedule.values()
+                ),
+                f"a table {{epoch: learning rate above 0, to {_MOST:g}}}",
             )
         elif self.schedule is not None:
             rule = f"one of {_SCHEDULES}, a table {{epoch: learning rate}} or None"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from sktl.backbones import Preprocessing
+from sktl.engine._recipe import Precision
 from sktl.images import ImageCollection
 from sktl.training._augmentation import Augmentation
 from sktl.training._data import Pixels
@@ -27,7 +29,7 @@ class Labelled:
     images : ImageCollection of length n
     labels : ndarray of shape (n,), int64
         Numbers of the classes.
-    weights : ndarray of shape (n,), float32, or None
+    weights : ndarray of shape (n,), or None
     positions : ndarray of shape (n,), int, or None
         Which pictures of those that the user gave; None for all.
     n_all : int or None
@@ -36,7 +38,7 @@ class Labelled:
 
     images: ImageCollection
     labels: npt.NDArray[np.int64]
-    weights: npt.NDArray[np.float32] | None = None
+    weights: npt.NDArray[np.floating[Any]] | None = None
     positions: npt.NDArray[np.intp] | None = None
     n_all: int | None = None
 
@@ -71,7 +73,7 @@ class Settings:
     l2: float = 0.0
     stopping: Patience | PrecheltUP | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    bf16: bool = False
+    precision: Precision = "auto"
     n_threads: int = 1
     image_size: int | None = None
     cache_bytes: int = 8_000_000_000

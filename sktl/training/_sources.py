@@ -17,6 +17,7 @@ from sktl.training._net import BatchWork
 from sktl.training._network import Cut, TransferNet
 from sktl.training._phase import Phase
 from sktl.training._settings import Labelled, Settings
+from sktl.utils._devices import in_parts
 
 __all__ = ["Source", "Sources"]
 
@@ -116,7 +117,12 @@ class Sources:
         layers, bad = compute_features(
             part.images,
             self.stored,
-            Recipe((self.module.layer,), self.module.pooling, self.settings.image_size),
+            Recipe(
+                (self.module.layer,),
+                self.module.pooling,
+                self.settings.image_size,
+                precision=self.settings.precision,
+            ),
             self.stored.store,
             device=self.settings.device,
             progress=self.settings.progress,
@@ -150,7 +156,7 @@ class Sources:
             x = x.to(settings.device)
             if work.augmentation is not None and copy >= 0:
                 x = work.augmentation(x.float(), rng, work.size)
-            return cut(work.normalised(x))
+            return in_parts(cut, work.normalised(x))
 
         rng = np.random.default_rng([settings.seed, 3])
         try:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import itertools
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,11 @@ from sktl.training._checkpoint import Checkpoint
 from sktl.training._data import Batches, Pixels
 from sktl.training._history import as_rows, put_back
 from sktl.training._net import BatchWork, Parts, StopPhase, TransferSkorchNet
-from sktl.training._network import TransferNet
+from sktl.training._network import TransferNet, put_tensors
 from sktl.training._phase import Phase, Schedule
 from sktl.training._settings import Labelled, Settings
 from sktl.training._sources import Source, Sources
+from sktl.utils._devices import is_out_of_memory, private_randomness, seed_generators
 
 __all__ = ["Trainer"]
 
@@ -89,7 +90,7 @@ class Trainer:
         self.work = net.work = BatchWork(mean, std, preprocessing.size)
         for name in ("label_smoothing", "l1", "l2", "top_k"):
             setattr(self.work, name, getattr(settings, name))
-        self.work.autocast, self.work.n_classes = settings.bf16, self.n_classes
+        self.work.autocast, self.work.n_classes = settings.precision == "bf16", self.n_classes
         self.team = net.team = settings.team
         self.best: dict[str, Any] | None = None
         self._has_learnt = has_learnt
@@ -132,7 +133,7 @@ class Trainer:
             first = self._restore(state)
         total = sum(limits)
         with (
-            _private_randomness(self.settings),
+            private_randomness(self.settings.device),
             tqdm(total=total, unit="epoch", disable=not self.settings.progress) as bar,
         ):
             bar.update(self.n_epochs)
@@ -213,7 +214,7 @@ class Trainer:
         losses : list of float
             Of each batch, up to the first that is not a number or four times the least.
         """
-        with _private_randomness(self.settings):
+        with private_randomness(self.settings.device):
             self._seed(self.settings.seed, 4)
             train, _ = self._begin_phase(phase)
             rates = [group["lr"] for group in self.net.optimizer_.param_groups]
@@ -250,24 +251,30 @@ class Trainer:
             work.mixup = work.cutmix = 0.0
         work.right = {}
         parts = self._parts(train, valid, number, epoch, after_batch=schedule.after_batch)
+        net.find_losses = functools.partial(self._losses, parts)
         asked_to_stop = False
         try:
             net.fit_loop(parts, epochs=1)
         except StopPhase:
             asked_to_stop = True
-        asked_to_stop = bool(self.team.sum(asked_to_stop))
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                error.add_note(
+                    f"A smaller batch_size than {settings.batch_size} needs less memory; so does "
+                    'precision="bf16"'
+                )
+            raise
         record = net.history.record
         row = net.history[-1]
         if asked_to_stop and "train_loss" not in row:  # in the midst of the epoch
-            losses = [b["train_loss"] for b in row["batches"] if "train_loss" in b]
-            record("train_loss", float(np.mean(losses)) if losses else 0.0)
-        self._gather(parts)
-        if work.mixes:
-            record("train_loss", self._loss_unmixed())
+            losses = {"train_loss": self._mean_loss("train"), **self._losses(parts)}
+            for which, loss in losses.items():
+                record(which, loss)
+            net.record_accuracies()
+        asked_to_stop = bool(self.team.sum(asked_to_stop))
         record("phase", name)
         record("epoch_in_phase", epoch + 1)
         record("lr", lr)
-        net.record_accuracies()
         record("seconds", time.perf_counter() - start)
         self._check_finite(name, epoch, row)
         schedule.after_epoch(row.get("valid_loss", row.get("train_loss")))
@@ -278,22 +285,37 @@ class Trainer:
         """Begin the draws of augmentation, mixing and dropout: each process has its own."""
         own = [*key, 1000 + self.team.index] if self.team.index else [*key]
         self.work.rng = np.random.default_rng([*own, 1])
-        torch.manual_seed(int(np.random.default_rng(own).integers(2**62)))
+        seed = int(np.random.default_rng(own).integers(2**62))
+        seed_generators(seed, self.settings.device)
 
-    def _gather(self, parts: Parts) -> None:
-        """Make losses and counts those of all processes, which so decide alike."""
-        if self.team.size == 1:
-            return
-        row, right = self.net.history[-1], self.work.right
+    def _losses(self, parts: Parts) -> dict[str, float]:
+        """Losses of the epoch that are not the mean of its batches; counts what is right, too."""
+        losses = {} if self.team.size == 1 else self._gathered(parts)
+        if self.work.mixes:
+            losses["train_loss"] = self._loss_unmixed()
+        return losses
+
+    def _gathered(self, parts: Parts) -> dict[str, float]:
+        """Losses of all processes, which so decide alike; makes counts those of all, too."""
+        losses, right = {}, self.work.right
         for part, batches in zip(("train", "valid"), parts, strict=True):
             if batches is None:
                 continue
             n = batches.n_own
-            total, n_all = self.team.sum([row.get(f"{part}_loss", 0.0) * n, n])
-            self.net.history.record(f"{part}_loss", float(total / n_all))
+            total, n_all = self.team.sum([self._mean_loss(part) * n, n])
+            losses[f"{part}_loss"] = float(total / n_all)
             counts = self.team.sum(right.get(part, np.zeros(3)))
             if counts[-1]:
                 right[part] = counts
+        return losses
+
+    def _mean_loss(self, part: str) -> float:
+        """Of the batches of the epoch so far."""
+        batches = [b for b in self.net.history[-1]["batches"] if f"{part}_loss" in b]
+        if not batches:
+            return 0.0
+        sizes = [batch[f"{part}_batch_size"] for batch in batches]
+        return float(np.average([batch[f"{part}_loss"] for batch in batches], weights=sizes))
 
     def _parts(
         self,
@@ -304,6 +326,7 @@ class Trainer:
         after_batch: Any = None,
     ) -> Parts:
         size, team = self.settings.batch_size, self.team
+        pin = self.settings.device.type == "cuda"
         rng = np.random.default_rng([self.settings.seed, number, epoch, 2])
         batches = Batches(
             train,
@@ -313,10 +336,11 @@ class Trainer:
             rng,
             after_batch=after_batch,
             team=team,
+            pin=pin,
         )
         if valid is None or self.valid is None:
             return Parts(batches, None)
-        return Parts(batches, Batches(valid, self.valid.labels, None, 2 * size, team=team))
+        return Parts(batches, Batches(valid, self.valid.labels, None, 2 * size, team=team, pin=pin))
 
     def _begin_work(self, phase: Phase) -> None:
         settings, work = self.settings, self.work
@@ -388,7 +412,7 @@ class Trainer:
 
     def load(self, state: dict[str, torch.Tensor]) -> None:
         """Put tensors of :meth:`state` back."""
-        self.module.load_state_dict(state, strict=False)
+        put_tensors(self.module, state)
 
     def _state(
         self, number: int, epoch: int, is_finished: bool, schedule: Schedule
@@ -437,11 +461,3 @@ def _shown(row: dict[str, Any]) -> dict[str, str]:
         for name, value in ((name, row.get(name)) for name in names)
         if value is not None
     }
-
-
-@contextlib.contextmanager
-def _private_randomness(settings: Settings) -> Iterator[None]:
-    """Put torch's generators back at the end."""
-    devices = [settings.device] if settings.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        yield

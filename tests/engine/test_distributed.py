@@ -4,6 +4,9 @@ import importlib.util
 import json
 import subprocess
 import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -105,7 +108,7 @@ class KilledWorker(Exception):  # noqa: N818 (as it is called there)
 def batches_of(lost_after, calls):
     """Stands in for the workers: loses one after some chunks of each attempt."""
 
-    def in_workers(images, arguments, devices, chunks, unfinished, n_jobs):
+    def in_workers(images, arguments, chunks, unfinished, n_jobs):
         calls.append([])
         for done, chunk in enumerate(chunks):
             unfinished.append(chunk)
@@ -153,11 +156,32 @@ def test_workers_may_be_lost_often_if_work_is_finished_between(run):
     assert len(caught) == 8
 
 
-def test_shards_take_turns_on_the_gpus(monkeypatch):
+def test_workers_share_out_the_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert [str(d) for d in _extract._all_of(torch.device("cuda"))] == ["cuda:0", "cuda:1"]
     assert [str(d) for d in _extract._all_of(torch.device("cuda:1"))] == ["cuda:1"]
     assert [str(d) for d in _extract._all_of(torch.device("cpu"))] == ["cpu"]
+
+
+def test_each_worker_keeps_to_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    gpus = _extract._all_of(torch.device("cuda"))
+    workers = [ThreadPoolExecutor(1) for _ in range(4)]
+    calls = []
+
+    def own(worker, call):
+        return worker.submit(_extract._own, gpus, call).result()
+
+    for order in ([0, 1, 2, 3], [3, 1, 0, 2]):  # who comes first differs from call to call
+        with _extract._claims_of_workers() as call:
+            found = {i: own(workers[i], call) for i in order}
+            assert sorted(map(str, found.values())) == ["cuda:0", "cuda:0", "cuda:1", "cuda:1"]
+            assert [own(workers[i], call) for i in range(4)] == [found[i] for i in range(4)]
+        calls.append([found[i] for i in range(4)])
+        assert not list(Path(tempfile.gettempdir()).glob(f"{call}*"))
+    assert [one == other for one, other in zip(*calls, strict=True)].count(True) >= 2
+    for worker in workers:
+        worker.shutdown()
 
 
 NESTED = """

@@ -21,9 +21,10 @@ from sktl.backbones import Backbone, Preprocessing
 from sktl.engine import Network, Recipe, _exported, _forward, _runner, _runtime
 from sktl.engine._exported import OnnxRunner
 from sktl.engine._openvino import OpenVinoRunner, as_openvino
-from sktl.engine._runner import TorchRunner, fitting
+from sktl.engine._runner import CompiledRunner, TorchRunner, fitting
 from sktl.engine._runtime import check_runtime
 from sktl.exceptions import BatchSizeWarning, MissingDependencyError, ParameterError
+from sktl.utils._float32 import full_float32
 
 
 def pictures(n=6):
@@ -77,6 +78,69 @@ def test_what_torch_compile_makes_of_a_network():
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
     with pytest.raises(ParameterError, match='precision must be "auto" or "bf16"'):
         CNNFeatures(runtime="compile", precision="exact").fit(X)
+
+
+def test_a_compiled_network_keeps_to_one_size_until_it_does_not_fit(monkeypatch):
+    seen, layouts = [], []
+
+    class Counting(nn.Conv2d):
+        def forward(self, x):
+            if x.device.type == "meta":
+                return super().forward(x)
+            seen.append(len(x))
+            layouts.append(x.is_contiguous(memory_format=torch.channels_last))
+            if len(x) > limit:
+                raise torch.OutOfMemoryError("no room")
+            return super().forward(x)
+
+    limit = 8
+    backbone = small(nn.Sequential(Counting(3, 4, 3)))
+    # How often it would be compiled anew is what counts.
+    monkeypatch.setattr(nn.Module, "compile", lambda *args, **options: None)
+    runner = CompiledRunner(backbone, Recipe(), torch.device("cpu"), 1 << 30)
+    pixels = pictures(8)[:, None]
+    expected = runner(pixels)[0]
+    np.testing.assert_allclose(runner(pixels[:3])[0], expected[:3], rtol=1e-5)
+    assert seen == [8, 8]
+    assert all(layouts)
+    limit = 5
+    with pytest.warns(BatchSizeWarning, match="8 pictures at once"):
+        np.testing.assert_allclose(runner(pixels)[0], expected, rtol=1e-5)
+    assert seen[2:] == [8, 4, 4]
+
+
+@pytest.mark.parametrize("precision", ["exact", "auto"])
+def test_float32_stays_float32_whatever_the_process_allows(precision):
+    allowed = []
+
+    class Watching(nn.Linear):
+        def forward(self, x):
+            allowed.append(torch.backends.mkldnn.matmul.fp32_precision)
+            return super().forward(x)
+
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 64, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), Watching(64, 512)
+    )
+    features = CNNFeatures(small(net), precision=precision, store=None)
+    expected = features.fit_transform(pictures(40))
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        allowed.clear()
+        found = features.fit_transform(pictures(40))
+        np.testing.assert_array_equal(found, expected)
+        assert set(allowed) <= {"ieee", "none"}
+        assert torch.backends.mkldnn.matmul.fp32_precision == "bf16", "a setting was not put back"
+        one, other = full_float32("cpu"), full_float32("cpu")  # as of two threads
+        one.__enter__()
+        other.__enter__()
+        one.__exit__(None, None, None)
+        assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"
+        other.__exit__(None, None, None)
+        assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def test_runtimes_share_what_is_stored(tmp_path):
@@ -393,9 +457,10 @@ def on_device(images, backbone, chunks, **recipe):
     """What is done in front of a GPU, without one."""
     images = as_images(images)
     network = Network(backbone, "default", None)
-    cpu = torch.device("cpu")
-    args = images, network, Recipe(**recipe), chunks, len(images), cpu, "torch"
-    return list(_forward._on_device(*args))
+    runner = _runtime.ready_runner(
+        network, Recipe(**recipe), torch.device("cpu"), "torch", n_images=len(images), step=1 << 30
+    )
+    return list(_forward._on_device(images, runner, chunks, 2))
 
 
 @pytest.mark.parametrize("crops", ["center", "ten"])
@@ -427,6 +492,22 @@ def test_a_device_that_resizes_gives_the_same_bits(monkeypatch, precision):
     np.testing.assert_array_equal(batch.layers[0], expected[0].layers[0])
 
 
+def test_what_was_resized_by_a_device_without_more_room_goes_on_in_parts(monkeypatch):
+    images = [*map(Image.fromarray, pictures(6)), Image.new("RGB", (28, 28), "red")]
+    expected = on_device(images, small(), iter([range(7)]))
+    monkeypatch.setattr(_forward, "_RESIZING", ("cpu",))
+    stack = torch.stack
+
+    def full(tensors, *args):
+        if len(tensors) == 7:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED")
+        return stack(tensors, *args)
+
+    monkeypatch.setattr(torch, "stack", full)
+    (batch,) = on_device(images, small(), iter([range(7)]))
+    np.testing.assert_array_equal(batch.layers[0], expected[0].layers[0])
+
+
 def test_a_device_gets_whole_batches_until_they_do_not_fit():
     module = Narrow(most=9)
     Narrow.seen.clear()
@@ -453,7 +534,7 @@ def test_a_named_network_is_made_ready_once(monkeypatch):
     made = []
     make = _runtime.make_runner
     monkeypatch.setattr(_runtime, "make_runner", lambda *a, **k: made.append(a) or make(*a, **k))
-    monkeypatch.setattr(_runtime, "_last", None)
+    monkeypatch.setattr(_runtime, "_last", {})
     features = CNNFeatures("resnet18", weights=None, image_size=32, store=None)
     one = features.fit_transform(pictures(40))
     several = np.concatenate([features.transform(pictures(40)[i : i + 8]) for i in range(0, 40, 8)])
@@ -467,7 +548,7 @@ def test_a_named_network_is_made_ready_once(monkeypatch):
 
 
 def test_the_same_calls_with_a_named_runtime_give_the_same_bits(monkeypatch):
-    monkeypatch.setattr(_runtime, "_last", None)
+    monkeypatch.setattr(_runtime, "_last", {})
     features = CNNFeatures("resnet18", weights=None, image_size=32, runtime="torch", store=None)
     one, *others = (features.fit_transform(pictures(20)) for _ in range(3))
     for other in others:  # more than 32 pictures in all

@@ -2,6 +2,8 @@
 
 import pickle
 import shutil
+import threading
+import time
 from typing import ClassVar
 
 import numpy as np
@@ -16,10 +18,13 @@ from sklearn.exceptions import FitFailedWarning
 from sklearn.model_selection import GridSearchCV, ShuffleSplit
 from torch import nn
 
-from sktl import CNNClassifier, CNNFeatures, Phase
+from sktl import CNNClassifier, CNNFeatures, FeatureStore, Phase
 from sktl.backbones import Backbone, Preprocessing
 from sktl.exceptions import DivergenceError, ImageDecodeError, ParameterError
+from sktl.inspection import class_activation
 from sktl.training import Augmentation, Patience, PrecheltUP
+from sktl.training._data import Pixels
+from sktl.training._net import BatchWork
 from sktl.training._sources import Sources
 
 
@@ -103,7 +108,11 @@ def test_training_is_a_plain_loop(batch_norm):
     """The same steps in plain PyTorch give the same weights, statistics and predictions."""
     X, y = pictures()
     phase = Phase("all", 3, lr=0.05, weight_decay=0.01, batch_norm=batch_norm)
-    model = classifier(phases=[("train", phase)], label_smoothing=0.1).fit(X, y)
+    weight = np.random.default_rng(0).uniform(0, 5, 48)
+    options = {"label_smoothing": 0.1, "class_weight": {"flower": 3.0}}
+    model = classifier(phases=[("train", phase)], **options).fit(X, y, sample_weight=weight)
+    weight = weight * np.where(y == "flower", 3.0, 1.0)
+    weight = torch.from_numpy(weight / weight.mean()).float()  # whatever is in a batch
 
     seed = model._seed
     body = nn.Sequential(*list(small().module.children())[:-1]).requires_grad_(True)
@@ -127,7 +136,10 @@ def test_training_is_a_plain_loop(batch_norm):
         for start in range(0, 48, 16):
             some = order[start : start + 16]
             optimizer.zero_grad()
-            loss = F.cross_entropy(net(x[some]), labels[some], label_smoothing=0.1)
+            each = F.cross_entropy(
+                net(x[some]), labels[some], label_smoothing=0.1, reduction="none"
+            )
+            loss = (each * weight[some]).mean()
             loss.backward()
             optimizer.step()
             losses.append(loss.item())
@@ -396,6 +408,18 @@ def test_parameters_set_after_the_fit_leave_its_network_alone():
     assert model.backbone_.spec.name == "lenet"
 
 
+def test_another_device_is_gone_to():
+    X, y = pictures()
+    for phases in ([("p", Phase("head", 2))], [("p", Phase("all", 2, lr=0.05))]):
+        model = classifier(phases=phases).partial_fit(X, y)
+        expected, first = model.predict_proba(X), model.net_
+        model.set_params(device="cpu:0")
+        np.testing.assert_allclose(model.predict_proba(X), expected, atol=1e-6)
+        assert model.net_ is not first
+        assert model.net_.device == "cpu:0"
+        assert len(model.partial_fit(X, y).history_) == 2
+
+
 def test_parameters_of_phases_are_searched_like_steps():
     model = CNNClassifier()
     assert "phases__fine_tune__lr" in model.get_params()
@@ -481,6 +505,45 @@ def test_head_phases_forward_nothing_that_is_stored(tmp_path, monkeypatch):
     assert model.score(X, y) > 0.9
 
 
+@pytest.mark.parametrize("precision", ["auto", "exact", "bf16"])
+def test_a_head_learns_from_the_features_that_it_will_see(tmp_path, precision):
+    X, y = pictures()
+    store = FeatureStore(tmp_path / "store")
+    phases = [("h", Phase("head", 2))]
+    model = CNNClassifier(phases=phases, image_size=64, store=store, precision=precision)
+    model.fit(X, y).predict(X)
+    assert store.info()[["rows", "hits"]].to_numpy().tolist() == [[48, 48]]
+
+
+def test_memory_that_is_too_small_is_said_with_its_remedy(monkeypatch):
+    X, y = pictures()
+
+    def full(*args, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(BatchWork, "loss", full)
+    with pytest.raises(torch.OutOfMemoryError) as caught:
+        classifier().fit(X, y)
+    assert "A smaller batch_size than 16" in caught.value.__notes__[0]
+
+
+def test_pictures_that_are_not_kept_are_decoded_by_several_threads(monkeypatch):
+    X, y = pictures()
+    names = set()
+    decode = Pixels._decode
+
+    def slow(*args):
+        time.sleep(0.005)
+        names.add(threading.current_thread().name)
+        return decode(*args)
+
+    expected = classifier(cache_bytes=0).fit(X, y).predict_proba(X)
+    monkeypatch.setattr(Pixels, "_decode", slow)
+    found = classifier(cache_bytes=0, n_jobs=3).fit(X, y).predict_proba(X)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert len(names) >= 3
+
+
 def test_nothing_global_is_touched():
     X, y = pictures()
     torch.manual_seed(3)
@@ -553,6 +616,8 @@ def test_compiled_training_is_the_same():
     np.testing.assert_allclose(compiled.predict_proba(X), expected, atol=1e-5)
     again = pickle.loads(pickle.dumps(compiled))
     np.testing.assert_allclose(again.predict_proba(X), expected, atol=1e-5)
+    maps = [class_activation(m, X[:2], layer="5").maps for m in (plain, compiled)]
+    np.testing.assert_allclose(maps[1], maps[0], atol=1e-4)
 
 
 def test_no_shock_at_the_crossover(shared_data):

@@ -2,6 +2,7 @@
 
 import enum
 import functools
+import pickle
 import threading
 
 import numpy as np
@@ -13,6 +14,7 @@ from sklearn.exceptions import FitFailedWarning, NotFittedError
 from sklearn.metrics import f1_score
 from sklearn.model_selection import GridSearchCV, ShuffleSplit
 from skorch.callbacks import EarlyStopping, EpochScoring, Freezer, GradientNormClipping
+from torch import nn
 
 from sktl import CNNClassifier, CNNFeatures, Phase
 from sktl.exceptions import DivergenceError, ImageDecodeError, ParameterError
@@ -92,6 +94,101 @@ def test_batches_without_weight_teach_nothing(weights):
     assert (fitted.predict(X) == 1).all()
     with pytest.raises(ValueError, match="leave no picture a weight above 0"):
         model(class_weight={0: 0.0, 1: 0.0}).fit(X, Y)
+
+
+def test_a_weight_counts_whatever_else_is_in_the_batch():
+    phases = one_phase(epochs=4, lr=0.002)
+    plain, heavy = (
+        model(batch_size=1, phases=phases, validation=None, class_weight=weight).fit(pictures(), Y)
+        for weight in (None, {1: 50.0})
+    )
+    shares = [fitted.predict_proba(pictures())[:, 1].mean() for fitted in (plain, heavy)]
+    assert shares[1] > shares[0] + 0.1
+    tiny, huge = (
+        model(validation=None).fit(pictures(), Y, sample_weight=np.full(24, size) * (1 + Y))
+        for size in (1e-33, 1e38)
+    )
+    assert difference(tiny, huge) < 1e-6
+
+
+@pytest.mark.parametrize("options", [{}, {"normalize": "dataset"}, {"weights": None}])
+def test_the_best_epoch_may_be_before_the_trunk_learnt(options, monkeypatch):
+    X = pictures()
+    phases = [("head", Phase("head", 2, lr=0.05)), ("spoil", Phase("all", 2, lr=3.0))]
+    options = {"weights": "default", **options, "phases": phases, "validation": 0.25}
+    fitted = model("efficientnet_lite0", **options, store=None).fit(X, Y)
+    assert fitted.best_epoch_ <= 2
+    again = pickle.loads(pickle.dumps(fitted))
+    other = fitted.with_weights("final").with_weights("best")
+    for copied in (again, other):
+        assert difference(fitted, copied) < 1e-6
+        for one, two in zip(tensors(fitted), tensors(copied), strict=True):
+            assert torch.equal(one, two)
+    unspoilt = model("efficientnet_lite0", **{**options, "phases": phases[:1]}, store=None)
+    assert difference(fitted, unspoilt.fit(X, Y)) < 1e-6
+    ten = fitted.set_params(crops="ten").predict_proba(X)
+    np.testing.assert_allclose(again.set_params(crops="ten").predict_proba(X), ten, atol=1e-6)
+    losses = [f.partial_fit(X, Y).history_["train_loss"].iloc[-1] for f in (fitted, again)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)
+
+
+def tensors(fitted):
+    return [t.detach().cpu() for t in fitted.net_.module_.state_dict().values()]
+
+
+def test_networks_with_the_same_tensors_have_checkpoints_of_their_own(tmp_path):
+    losses = []
+    for kind in (nn.ReLU, nn.GELU):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            net = nn.Sequential(
+                nn.Conv2d(3, 4, 3, 2),
+                kind(),
+                nn.AdaptiveAvgPool2d(1),
+                nn.Flatten(),
+                nn.Linear(4, 2),
+            )
+        fitted = model(net, checkpoint_dir=tmp_path, validation=None).fit(pictures(), Y)
+        losses.append(fitted.history_["train_loss"].tolist())
+    assert losses[0] != losses[1]
+
+
+def test_networks_whose_parts_have_versions_are_put_back():
+    fitted = model("mnasnet0_5", phases=one_phase(epochs=1)).fit(pictures(), Y)
+    assert difference(fitted, pickle.loads(pickle.dumps(fitted))) < 1e-6
+
+
+@pytest.mark.parametrize("options", [{"mixup": 0.4}, {}])
+def test_callbacks_see_the_losses_of_the_history(options):
+    seen = []
+
+    class Watch(skorch.callbacks.Callback):
+        def on_epoch_end(self, net, **kwargs):
+            seen.append([net.history[-1, name] for name in names])
+
+    names = ["train_loss", "valid_loss", "train_top1", "valid_top1"]
+    stops = EarlyStopping(monitor="train_top1", lower_is_better=False)
+    fitted = model(callbacks=[Watch(), stops], validation=0.25, **options).fit(pictures(), Y)
+    np.testing.assert_array_equal(seen, fitted.history_[names])
+
+
+def test_small_numbers_are_kept_as_exactly_as_large_ones(monkeypatch):
+    """Batch normalisation makes much of what would be lost in 16 bits."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2), nn.Conv2d(8, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2),
+        )  # fmt: skip
+        net[0].weight.data *= 1e-6
+        net[0].bias.data *= 1e-6
+    phases = one_phase(["1", "2"], batch_norm="train")
+    kept, anew = (
+        model(net, phases=phases, validation=None, cache_bytes=n).fit(pictures(), Y)
+        for n in (10**9, 0)
+    )
+    losses = [fitted.history_["train_loss"] for fitted in (kept, anew)]
+    np.testing.assert_allclose(*losses, rtol=1e-3)
 
 
 def test_class_weights_by_name():

@@ -37,17 +37,17 @@ def network():
     )
 
 
-def fitted(batch_norm, **parameters):
+def fitted(batch_norm, random_state=0, **parameters):
     phase = Phase("all", 4, lr=0.1, batch_norm=batch_norm, clip_norm=1.0)
     model = CNNClassifier(
-        network(), phases=[("train", phase)], random_state=0, image_size=32, device=device,
-        validation=0.2, l2=0.01, store=None, **parameters,
+        network(), phases=[("train", phase)], random_state=random_state, image_size=32,
+        device=device, validation=0.2, l2=0.01, store=None, **parameters,
     )
     return model.fit(X, y, sample_weight=np.linspace(0.5, 2, len(y)))
 
 
 same = fitted("frozen", checkpoint_dir=out / "checkpoints", verbose=1)
-other = fitted("train", augment=Augmentation(rotation=20), mixup=0.2, early_stopping=2)
+other = fitted("train", None, augment=Augmentation(rotation=20), mixup=0.2, early_stopping=2)
 rates = find_lr(same, X, y, n_steps=10).loss
 team = 0
 if device == "accelerate":

@@ -122,3 +122,13 @@ def test_conflicting_labels_are_found():
     assert "the same picture is labelled" in report.diagnosis
     with pytest.raises(ParameterError, match="two classes"):
         overfit_check(classifier(), X, y, n_images=200)
+
+
+@pytest.mark.parametrize("schedule", ["step", {0: 0.02, 5: 0.002, 8: 1e-4}])
+def test_rates_that_fall_are_no_fault_of_the_network(schedule):
+    X, y = pictures(64)
+    phases = [("train", Phase("all", 10, lr=0.02, schedule=schedule))]
+    model = classifier("lenet", weights=None, phases=phases)
+    assert overfit_check(model, X, y).passed
+    with pytest.raises(ParameterError, match="n_images must be an integer of at least 2"):
+        overfit_check(model, X, y, n_images=1)
