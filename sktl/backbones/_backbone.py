@@ -277,37 +277,40 @@ class Backbone:
             channels_last=channels_last,
         )
 
-    def fingerprint(self, layer: Layer) -> str:
-        """Identify what the network computes at a layer, whatever it is called.
+    def fingerprints(self, layers: Sequence[Layer]) -> list[str]:
+        """Identify what the network computes at some layers, whatever they are called.
 
         Made of the tensors as they are now; of the kinds of its modules, with their options and,
-        for classes of one's own, their source; and of the layer's response to a fixed random
+        for classes of one's own, their source; and of the layers' responses to a fixed random
         picture.
 
         Parameters
         ----------
-        layer : str or int
+        layers : sequence of str or int
             As of :class:`sktl.CNNFeatures`.
 
         Returns
         -------
-        fingerprint : str
+        fingerprints : list of str
             SHA-256, in hexadecimal.
         """
         size = self.preprocessing.size
-        # As wide as normalised pictures.
         generator = torch.Generator().manual_seed(0)
+        # As wide as normalised pictures.
         probe = torch.rand((1, 3, size, size), generator=generator, device="cpu") * 5 - 2.5
-        network = self.feature_network([layer], device=torch.device("cpu"))
+        network = self.feature_network(layers, device=torch.device("cpu"))
         with torch.inference_mode(), full_float32("cpu"):
-            (response,) = network(probe.to(next(network.parameters(), probe).dtype))
-        # Few means of few digits: enough to tell networks apart, and alike whatever the order of
-        # additions is, which changes with the number of threads.
-        parts = response.flatten().abs().double().tensor_split(16)
-        digits = " ".join(f"{part.mean():.2e}" for part in parts)
+            responses = network(probe.to(next(network.parameters(), probe).dtype))
         parts_of_it = f"{digest_tensors(self.module)} {digest_structure(self.module)}"
-        text = f"{parts_of_it} {tuple(response.shape)} {digits}"
-        return hashlib.sha256(text.encode()).hexdigest()
+        found = []
+        for response in responses:
+            # Few means of few digits: enough to tell networks apart, and alike whatever the order
+            # of additions is, which changes with the number of threads.
+            parts = response.flatten().abs().double().tensor_split(16)
+            digits = " ".join(f"{part.mean():.2e}" for part in parts)
+            text = f"{parts_of_it} {tuple(response.shape)} {digits}"
+            found.append(hashlib.sha256(text.encode()).hexdigest())
+        return found
 
     def layer_name(self, layer: Layer) -> str:
         """The name of a layer given by name or by stage index."""

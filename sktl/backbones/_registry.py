@@ -281,12 +281,13 @@ def _loader(name: str) -> Callable[[str, Any, int], Backbone]:
 
 
 def weights_key(weights: str | os.PathLike[str] | None) -> Any:
-    """What tells weights apart: their name, or path, time and size of a local file."""
+    """What tells weights apart: their name, or path, times, size and inode of a local file."""
     path = None if weights is None else local_file(weights)
     if path is None:
         return weights
     status = path.stat()
-    return str(path.absolute()), status.st_mtime_ns, status.st_size
+    state = status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
+    return str(path.absolute()), *state
 
 
 def _load_registered(

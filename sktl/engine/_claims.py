@@ -6,19 +6,25 @@ import contextlib
 import os
 import sqlite3
 import sys
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
 from sktl.engine._database import among, chunks
 from sktl.images._digest import digest_bytes
 
-__all__ = ["forget", "give_back", "take"]
+__all__ = ["forget", "give_back", "new_owner", "take"]
 
 # Whose claims this process means. Others of its number were left by a write that failed, or by a
 # process of the same number before it.
 _mine: set[str] = set()
 # States of a process, as Linux tells them: zombie, dead, stopped, traced.
 _STANDING_STILL = ("Z", "X", "x", "T", "t")
+
+
+def new_owner() -> str:
+    """A name for this process's claims: its number, when it began, and what no other has."""
+    return f"{os.getpid()}-{_beginning(os.getpid())}-{uuid.uuid4().hex}"
 
 
 def take(
@@ -28,6 +34,8 @@ def take(
     n: int,
     owner: str,
     finished: Sequence[bytes | None] = (),
+    *,
+    by_force: bool = False,
 ) -> list[int]:
     """Positions of at most `n` pictures that are neither stored nor taken by another.
 
@@ -43,6 +51,10 @@ def take(
         )
         others = db.execute("SELECT DISTINCT owner FROM claims").fetchall()
         dead = [row for row in others if not _is_at_work(row[0])]
+        if by_force:
+            for some in chunks([work + p for p in pictures if p is not None]):
+                query = f"SELECT DISTINCT owner FROM claims WHERE picture {among(some)}"
+                dead += [row for row in db.execute(query, some) if row[0] != owner]
         db.executemany("DELETE FROM claims WHERE owner = ?", dead)
         free: list[int] = []
         for some in chunks(range(len(pictures))):
@@ -93,15 +105,30 @@ def _stored(db: sqlite3.Connection, key: bytes, pictures: Sequence[bytes | None]
 
 def _is_at_work(owner: str) -> bool:
     """Whether an owner is one of this process that has not given back, or of another that runs."""
-    pid = int(owner.partition("-")[0])
-    return owner in _mine if pid == os.getpid() else _is_alive(pid)
+    number, beginning, *_ = owner.split("-")
+    pid = int(number)
+    if pid == os.getpid():
+        return owner in _mine
+    # Numbers are given again, after a restart of the machine or of a container.
+    return _is_alive(pid) and beginning == _beginning(pid)
+
+
+def _beginning(pid: int) -> str:
+    """When a process began, where the system tells."""
+    with contextlib.suppress(OSError, IndexError):
+        return _facts_of(pid)[19]
+    return ""
+
+
+def _facts_of(pid: int) -> list[str]:
+    """What Linux tells of a process, from its state on."""
+    return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
 
 
 def _is_alive(pid: int) -> bool:
     """Whether the process is there and runs; those that were killed may still be listed."""
     with contextlib.suppress(OSError, IndexError):
-        state = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
-        return state not in _STANDING_STILL
+        return _facts_of(pid)[0] not in _STANDING_STILL
     if sys.platform == "win32":
         import ctypes
 

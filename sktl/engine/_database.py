@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sqlite3
 import threading
 import time
@@ -24,7 +25,7 @@ __all__ = [
 ]
 
 _APPLICATION = 0x736B746C  # "sktl", in SQLite's application_id: this file is ours
-_VERSION = 2
+_VERSION = 3
 _WAIT_S = 60.0
 _CHUNK = 500  # SQLite's default limit on variables is far higher; longer lists gain nothing
 _SCHEMA = """
@@ -38,8 +39,8 @@ CREATE TABLE IF NOT EXISTS features (
     UNIQUE (layer, picture));
 CREATE INDEX IF NOT EXISTS features_used ON features (used);
 CREATE TABLE IF NOT EXISTS files (
-    path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, inode INTEGER, digest BLOB)
-    WITHOUT ROWID;
+    path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, inode INTEGER, ctime_ns INTEGER,
+    digest BLOB) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS claims (picture BLOB PRIMARY KEY, owner TEXT NOT NULL)
     WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS networks (alias TEXT PRIMARY KEY, content TEXT NOT NULL) WITHOUT ROWID;
@@ -53,7 +54,8 @@ class ForeignFileError(Exception):
 class Database:
     """A file that is made when it is first opened.
 
-    Each use has a connection of its own, so that neither threads nor forked processes share one.
+    Each use has a connection of its own, or one that its thread holds, so that neither threads nor
+    forked processes share one.
 
     Parameters
     ----------
@@ -63,23 +65,72 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._held = _Held()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path,)
 
     def exists(self) -> bool:
         """Whether there is anything to be found."""
         return self.path.exists()
 
     @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """Let this thread use one connection from its first use on.
+
+        Closing the last one to a file has all that was written brought to the disk, each time.
+        """
+        held = self._held
+        if held.owner == os.getpid():
+            yield
+            return
+        held.owner = os.getpid()
+        try:
+            yield
+        finally:
+            held.owner = None
+            held.close()
+
+    @contextlib.contextmanager
     def open(self) -> Iterator[sqlite3.Connection]:
         """Connect; raise sqlite3.Error, OSError or ForeignFileError if that cannot be."""
+        held = self._held
+        if held.owner != os.getpid():
+            with contextlib.closing(self._connect()) as db:
+                yield db
+            return
+        if held.db is None:
+            held.db = self._connect()
+        try:
+            yield held.db
+        except BaseException:
+            held.close()
+            raise
+
+    def _connect(self) -> sqlite3.Connection:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         db = sqlite3.connect(self.path, timeout=_WAIT_S)
         try:
             if not _is_ours(db):
                 _create(db)
             db.execute("PRAGMA synchronous = NORMAL")
-            yield db
-        finally:
+        except BaseException:
             db.close()
+            raise
+        return db
+
+
+class _Held(threading.local):
+    """The connection that a thread holds, of the process `owner`."""
+
+    owner: int | None = None
+    db: sqlite3.Connection | None = None
+
+    def close(self) -> None:
+        db, self.db = self.db, None
+        if db is not None:
+            with contextlib.suppress(sqlite3.Error):
+                db.close()
 
 
 class MemoryDatabase(Database):
@@ -93,6 +144,11 @@ class MemoryDatabase(Database):
     def exists(self) -> bool:
         """Whether there is anything to be found."""
         return self._db is not None
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """Nothing: there is one connection."""
+        yield
 
     @contextlib.contextmanager
     def open(self) -> Iterator[sqlite3.Connection]:

@@ -6,7 +6,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sktl.engine._database import among, chunks
 from sktl.images import ImageCollection
@@ -16,32 +16,73 @@ from sktl.images._digest import digest_bytes, digest_file, digest_picture
 if TYPE_CHECKING:
     from sktl.engine._store import FeatureStore
 
-__all__ = ["digest_files", "known_files", "picture_digests", "remember_files"]
+__all__ = [
+    "Seen",
+    "digest_files",
+    "is_as_seen",
+    "known_files",
+    "picture_digests",
+    "remember_files",
+    "see_pictures",
+]
 
 _RACY_NS = 2_000_000_000
 
 
+class Seen(NamedTuple):
+    """A picture's content digest, and in which state its file was then.
+
+    Attributes
+    ----------
+    digest : bytes or None
+        None for what cannot be read.
+    path : str or None
+        None for what is no file.
+    state : tuple or None
+        Size, mtime_ns, inode and ctime_ns.
+    """
+
+    digest: bytes | None
+    path: str | None = None
+    state: tuple[int, ...] | None = None
+
+
+def is_as_seen(picture: Seen) -> bool:
+    """Whether a file has not been changed since its digest was taken."""
+    if picture.path is None or picture.digest is None:
+        return True
+    try:
+        return _state_of(picture.path) == picture.state
+    except OSError:
+        return False
+
+
 def picture_digests(images: ImageCollection, store: FeatureStore) -> list[bytes | None]:
     """Content digest of each picture; None for what cannot be read."""
-    digests: list[bytes | None] = [None] * len(images)
+    return [picture.digest for picture in see_pictures(images, store)]
+
+
+def see_pictures(images: ImageCollection, store: FeatureStore) -> list[Seen]:
+    """Content digest of each picture, and the state of its file."""
+    seen = [Seen(None)] * len(images)
     paths = {}
     for i, item in enumerate(images):
         if isinstance(item, (str, os.PathLike)):
             paths[i] = os.fspath(item)
         elif isinstance(item, (bytes, bytearray, memoryview)):
-            digests[i] = digest_bytes(bytes(item))
+            seen[i] = Seen(digest_bytes(bytes(item)))
         else:
             try:
-                digests[i] = digest_picture(images.read_rgb(i))
+                seen[i] = Seen(digest_picture(images.read_rgb(i)))
             except BadImageError:
                 continue
-    for i, digest in zip(paths, store.digests(list(paths.values())), strict=True):
-        digests[i] = digest
-    return digests
+    for i, file in zip(paths, store.see_files(list(paths.values())), strict=True):
+        seen[i] = file
+    return seen
 
 
 def known_files(db: sqlite3.Connection, paths: Sequence[str]) -> dict[str, tuple[Any, ...]]:
-    """What is remembered of files, by path: size, mtime_ns, inode and digest."""
+    """What is remembered of files, by path: size, mtime_ns, inode, ctime_ns and digest."""
     known = {}
     for chunk in chunks([path for path in paths if _is_text(path)]):
         for path, *rest in db.execute(f"SELECT * FROM files WHERE path {among(chunk)}", chunk):
@@ -51,31 +92,37 @@ def known_files(db: sqlite3.Connection, paths: Sequence[str]) -> dict[str, tuple
 
 def digest_files(
     paths: Iterable[str], known: Mapping[str, tuple[Any, ...]]
-) -> tuple[dict[str, bytes | None], list[tuple[Any, ...]]]:
+) -> tuple[dict[str, Seen], list[tuple[Any, ...]]]:
     """Digests by path, and what is to be remembered. Files are read only if not known as they are.
 
     None for files that cannot be read.
     """
-    digests: dict[str, bytes | None] = {}
+    seen: dict[str, Seen] = {}
     fresh = []
     now = time.time_ns()
     for path in dict.fromkeys(paths):
         try:
-            state = os.stat(path)  # noqa: PTH116
-            identity = state.st_size, state.st_mtime_ns, state.st_ino
-            if path in known and known[path][:3] == identity:
-                digests[path] = known[path][3]
+            state = _state_of(path)
+            if path in known and known[path][:-1] == state:
+                seen[path] = Seen(known[path][-1], path, state)
                 continue
-            digests[path] = digest_file(path)
+            seen[path] = Seen(digest_file(path), path, state)
         except (OSError, ValueError):  # ValueError: a path with a null byte
-            digests[path] = None
+            seen[path] = Seen(None)
             continue
         # A file written this very moment may change again without its time showing it, so it is
         # remembered under no time, and read again the next time.
-        if now - state.st_mtime_ns <= _RACY_NS:
-            identity = state.st_size, -1, state.st_ino
-        fresh.append((path, *identity, digests[path]))
-    return digests, fresh
+        size, mtime_ns, inode, ctime_ns = state
+        if now - mtime_ns <= _RACY_NS:
+            mtime_ns = -1
+        fresh.append((path, size, mtime_ns, inode, ctime_ns, seen[path].digest))
+    return seen, fresh
+
+
+def _state_of(path: str) -> tuple[int, int, int, int]:
+    """What changes with a file: ctime_ns also where its time was put back."""
+    state = os.stat(path)  # noqa: PTH116
+    return state.st_size, state.st_mtime_ns, state.st_ino, state.st_ctime_ns
 
 
 def _is_text(path: str) -> bool:
@@ -88,9 +135,9 @@ def _is_text(path: str) -> bool:
 
 
 def remember_files(db: sqlite3.Connection, files: list[tuple[Any, ...]]) -> None:
-    """Keep (path, size, mtime_ns, inode, digest) of files."""
+    """Keep (path, size, mtime_ns, inode, ctime_ns, digest) of files."""
     with db:
         db.executemany(
-            "INSERT OR REPLACE INTO files VALUES (?,?,?,?,?)",
+            "INSERT OR REPLACE INTO files VALUES (?,?,?,?,?,?)",
             [file for file in files if _is_text(file[0])],
         )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import os
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from tqdm.auto import tqdm
 
-from sktl.engine._digests import picture_digests
+from sktl.engine._claims import new_owner
+from sktl.engine._digests import Seen, is_as_seen, see_pictures
 from sktl.engine._extract import chunk_size, extract
 from sktl.engine._recipe import Recipe
 from sktl.engine._runtime import Runtime, bf16_runtime
@@ -95,17 +95,24 @@ def compute_features(
     ImageDecodeError
         If `raise_early` and some headers are bad.
     """
-    digests = [None] * len(images) if store is None else picture_digests(images, store)
-    first, inverse = _unique(digests)
-    distinct = images[first]
-    rounding = bf16_runtime(network, recipe, device, runtime)
-    shelf = _Shelf(images, [digests[i] for i in first], network, recipe, store, keep, rounding)
+    with contextlib.ExitStack() as stack:
+        if store is not None:
+            stack.enter_context(store.held())
+        seen = [Seen(None)] * len(images) if store is None else see_pictures(images, store)
+        first, inverse = _unique([picture.digest for picture in seen])
+        distinct = images[first]
+        rounding = bf16_runtime(network, recipe, device, runtime)
+        pictures = [seen[i] for i in first]
+        shelf = _Shelf(images, pictures, network, recipe, store, keep, rounding)
 
-    bad = distinct.check(shelf.look_up([]))
-    if bad and raise_early:
-        raise ImageDecodeError(_of_all(bad, inverse), len(images))
-    wanted = shelf.look_up(bad)
-    with shelf, tqdm(total=len(wanted), unit="image", delay=3, disable=not progress) as bar:
+        bad = distinct.check(shelf.look_up([]))
+        if bad and raise_early:
+            raise ImageDecodeError(_of_all(bad, inverse), len(images))
+        wanted = shelf.look_up(bad)
+        stack.enter_context(shelf)
+        bar = stack.enter_context(
+            tqdm(total=len(wanted), unit="image", delay=3, disable=not progress)
+        )
         while wanted:
             chunks = shelf.claim(wanted, chunk_size(recipe, len(wanted), batch_size, n_jobs))
             for batch in extract(
@@ -136,26 +143,30 @@ class _Shelf:
     def __init__(
         self,
         images: ImageCollection,
-        pictures: list[bytes | None],
+        seen: list[Seen],
         network: Network,
         recipe: Recipe,
         store: FeatureStore | None,
         keep: bool,
         rounding: str | None,
     ) -> None:
-        self.pictures, self.store = pictures, store
-        self.there = np.zeros(len(pictures), dtype=bool)
-        self.owner = f"{os.getpid()}-{uuid.uuid4().hex}"
+        self.seen, self.store = seen, store
+        self.pictures = [picture.digest for picture in seen]
+        self.there = np.zeros(len(seen), dtype=bool)
+        self.owner = new_owner()
         self.last_progress = time.monotonic()
         self.finished: list[bytes | None] = []
         self.layers: list[Array | None] = []
         self.names: list[StoredLayer] = []
-        for layer in recipe.layers:
+        prints = network.fingerprints(recipe.layers) if store is not None else recipe.layers
+        for layer, fingerprint in zip(recipe.layers, prints, strict=True):
             shape = pooled_shape(network.shape(layer, recipe.image_size), recipe.pooling)
-            rows = np.full((len(pictures), *shape), np.nan, np.float32) if keep else None
+            rows = np.full((len(seen), *shape), np.nan, np.float32) if keep else None
             self.layers.append(rows)
             if store is not None:
-                self.names.append(_stored_layer(network, recipe, layer, images, rounding))
+                self.names.append(
+                    _stored_layer(network, recipe, layer, str(fingerprint), images, rounding)
+                )
 
     def __enter__(self) -> _Shelf:
         return self
@@ -200,22 +211,25 @@ class _Shelf:
                 yield mine
         if handed_out:
             return
-        if time.monotonic() - self.last_progress > _PATIENCE_S:
-            yield wanted[:n]
+        if time.monotonic() - self.last_progress > _PATIENCE_S and self.store is not None:
+            pictures = [self.pictures[i] for i in wanted]
+            free = self.store.claim(self.names, pictures, n, self.owner, by_force=True)
+            yield [wanted[i] for i in free]
         else:
             time.sleep(_POLL_S)
 
     def put(self, positions: list[int], layers: list[Array]) -> None:
         """Keep computed rows, as they will come back from the store."""
-        pictures = [self.pictures[i] for i in positions]
+        # What a file became while it waited for its turn is not what its digest stands for.
+        kept = [self.pictures[i] if is_as_seen(self.seen[i]) else None for i in positions]
         for number, rows in enumerate(layers):
             if self.store is not None:
-                rows = self.store.put(self.names[number], pictures, rows)
-            kept = self.layers[number]
-            if kept is not None:
-                kept[positions] = rows
+                rows = self.store.put(self.names[number], kept, rows)
+            returned = self.layers[number]
+            if returned is not None:
+                returned[positions] = rows
         self.there[positions] = True
-        self.finished += pictures
+        self.finished += [self.pictures[i] for i in positions]
         self.last_progress = time.monotonic()
 
 
@@ -247,6 +261,7 @@ def _stored_layer(
     network: Network,
     recipe: Recipe,
     layer: str | int,
+    fingerprint: str,
     images: ImageCollection,
     rounding: str | None,
 ) -> StoredLayer:
@@ -254,7 +269,7 @@ def _stored_layer(
     spec = network.spec
     described = {
         "generation": _GENERATIONS[recipe.precision],
-        "network": network.fingerprint(layer),
+        "network": fingerprint,
         "preprocessing": asdict(spec.preprocessing),
         "background": images.background,
         "layer": network.layer_name(layer),
@@ -266,5 +281,7 @@ def _stored_layer(
     }
     if rounding is not None:
         described["runtime"] = rounding
-    key = hashlib.blake2b(json.dumps(described, sort_keys=True).encode(), digest_size=20).digest()
+    # Some layers have several names.
+    decisive = {**described, "layer": network.place(layer)}
+    key = hashlib.blake2b(json.dumps(decisive, sort_keys=True).encode(), digest_size=20).digest()
     return StoredLayer(key, spec.name, described)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -58,10 +60,17 @@ class Network:
             state["_loaded"] = state["_backbone"] = _on_cpu(self.load())
         return state
 
+    @property
+    def is_known(self) -> bool:
+        """Whether something is remembered of it, so that it need not be loaded for stored rows."""
+        return bool(self._known)
+
     def load(self) -> Backbone:
         """The backbone itself."""
         if self._loaded is None:
             self._loaded = load_backbone(self._backbone, self._weights)
+            if self._known.get("spec", {}).get("digest") not in (None, self._loaded.spec.digest):
+                self._known = {}  # of weights that another file of the same state had
         return self._loaded
 
     @property
@@ -101,25 +110,29 @@ class Network:
         """Name of a layer given by name or by stage index."""
         return str(self._fact(f"name {layer!r}", lambda b: b.layer_name(layer)))
 
-    def fingerprint(self, layer: Layer) -> str:
-        """What identifies the numbers of a layer.
+    def place(self, layer: Layer) -> str:
+        """Where a layer is read, whatever it is called."""
+        return str(self._fact(f"place {layer!r}", lambda b: repr(b.taps([layer])[0])))
+
+    def fingerprints(self, layers: Sequence[Layer]) -> list[str]:
+        """What identifies the numbers of each layer.
 
         Source, name and digest of the weights, for a network that is known by its name. The code
         and tensors of any other may change under one name: see
-        :meth:`sktl.backbones.Backbone.fingerprint`.
+        :meth:`sktl.backbones.Backbone.fingerprints`.
 
         Parameters
         ----------
-        layer : str or int
+        layers : sequence of str or int
             As of :class:`sktl.CNNFeatures`.
 
         Returns
         -------
-        fingerprint : str
+        fingerprints : list of str
         """
         if self.alias:
-            return f"{self.spec.source} {self.spec.name} {self.spec.digest}"
-        return self.load().fingerprint(layer)
+            return [f"{self.spec.source} {self.spec.name} {self.spec.digest}"] * len(layers)
+        return self.load().fingerprints(layers)
 
     def _fact(self, name: str, find: Any) -> Any:
         if name not in self._known:
@@ -136,6 +149,7 @@ class Network:
         return hashlib.sha256(parts.encode()).hexdigest()
 
 
+@functools.cache
 def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)

@@ -77,9 +77,7 @@ def prepare(
         return _cut(np.asarray(image), left, top, size, crops)
     image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
     if crops == "center" and width * height > _MOST_PIXELS:
-        across, down = image.width / width, image.height / height
-        box = (left * across, top * down, (left + size) * across, (top + size) * down)
-        return np.asarray(image.resize((size, size), resample, box=box))[None]
+        return np.asarray(_resize_part(image, (width, height), left, top, size, resample))[None]
     if exact or preprocessing.interpolation not in _IN_TORCH:
         seen = (left, top, left + size, top + size) if crops == "center" else (0, 0, width, height)
         part = resize_compiled(image, (width, height), seen, preprocessing.interpolation)
@@ -94,6 +92,33 @@ def prepare(
     else:
         pixels = _resize_in_torch(image, width, height, preprocessing.interpolation)
     return _cut(pixels, left, top, size, crops)
+
+
+def _resize_part(
+    image: Image.Image,
+    resized: tuple[int, int],
+    left: int,
+    top: int,
+    size: int,
+    resample: Image.Resampling,
+) -> Image.Image:
+    """The square that will be cut out, resized in the order in which Pillow resizes the whole.
+
+    Between the two passes, numbers are rounded and cut off at black and white.
+    """
+    across, down = image.width / resized[0], image.height / resized[1]
+
+    def go_across(image: Image.Image) -> Image.Image:
+        box = (left * across, 0, (left + size) * across, image.height)
+        return image.resize((size, image.height), resample, box=box)
+
+    def go_down(image: Image.Image) -> Image.Image:
+        box = (0, top * down, image.width, (top + size) * down)
+        return image.resize((image.width, size), resample, box=box)
+
+    if goes_across_first(image.size, resized):
+        return go_down(go_across(image))
+    return go_across(go_down(image))
 
 
 def _cut(

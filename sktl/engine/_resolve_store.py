@@ -27,6 +27,8 @@ class _MemoryStore(FeatureStore):
 
 
 _MEMORY = _MemoryStore()
+# What might be meant for one of the words, or for SQLite.
+_NAMES = ("memory", "default", "none", ":memory:")
 
 
 def resolve_store(store: Any) -> FeatureStore | None:
@@ -52,7 +54,12 @@ def resolve_store(store: Any) -> FeatureStore | None:
         return _MEMORY
     if isinstance(store, str) and store == "default":
         return FeatureStore()
-    if isinstance(store, (str, os.PathLike)):
+    if isinstance(store, str) and (store.casefold() in _NAMES or store.startswith("file:")):
+        raise ParameterError(
+            f'store={store!r} is no path: pass "memory" for one in the memory of this process, or '
+            '"default" for that in the cache folder'
+        )
+    if isinstance(store, (str, os.PathLike)) and os.fspath(store):
         return FeatureStore(store)
     raise ParameterError(
         f'store must be "default", "memory", a path, a FeatureStore or None; got {store!r}'

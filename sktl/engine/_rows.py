@@ -61,8 +61,9 @@ def read_rows(
             found[place] = True
             if now - used > touch_after:
                 stale.append((now, row_id))
+    if not stale and not damaged:
+        return
     with db:
-        db.execute("UPDATE layers SET hits = hits + ? WHERE id = ?", [int(found.sum()), number])
         db.executemany("UPDATE features SET used = ? WHERE id = ?", stale)
         db.executemany("DELETE FROM features WHERE id = ?", damaged)
 

@@ -7,6 +7,7 @@ import importlib.util
 import math
 import threading
 import time
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -58,9 +59,11 @@ _WITH_MATRIX_UNITS = 1 / 4
 _LONG = 0.25
 _CLEARLY = 2 / 3
 
-# What the runner used last on each device is for, and the runner.
-_last: dict[str, tuple[Any, Runner]] = {}
-_last_lock = threading.Lock()
+# The runners used last, and what each is for: as many as work one after the other on the same
+# pictures, unless they are large.
+_READY_MOST, _READY_BYTES = 3, 500_000_000
+_ready: OrderedDict[Any, tuple[Runner, int]] = OrderedDict()
+_ready_lock = threading.Lock()
 
 
 def ready_runner(
@@ -70,7 +73,7 @@ def ready_runner(
     runtime: Runtime = "auto",
     **sizes: int,
 ) -> Runner:
-    """The runner used last where it serves again, else one from :func:`make_runner`.
+    """One of the runners used last where it serves again, else one from :func:`make_runner`.
 
     Getting a network ready costs as much as some dozen pictures: too much for each shard of a
     worker, and for each of many calls with a few pictures. Only networks that are known by their
@@ -79,16 +82,22 @@ def ready_runner(
     if network.alias is None:
         runtime = bf16_runtime(network, recipe, device, runtime) or runtime
         return make_runner(network.load(), recipe, device, runtime, **sizes)
-    purpose, place = (network.alias, recipe, runtime, sizes["step"]), str(device)
-    with _last_lock:
-        if place in _last:
-            known, runner = _last[place]
-            if known == purpose and sizes["n_images"] <= runner.most:
-                return runner
-            del _last[place], runner  # its memory is let go of before the next one is made
-        runner = make_runner(network.load(), recipe, device, runtime, **sizes)
-        _last[place] = purpose, runner
-        return runner
+    purpose = network.alias, recipe, str(device), runtime, sizes["step"]
+    with _ready_lock:
+        if purpose in _ready and sizes["n_images"] <= _ready[purpose][0].most:
+            _ready.move_to_end(purpose)
+            return _ready[purpose][0]
+        _ready.pop(purpose, None)
+        backbone = network.load()
+        n_bytes = sum(parameter.nbytes for parameter in backbone.module.parameters())
+        # Their memory is let go of before the next one is made.
+        while _ready and (
+            len(_ready) >= _READY_MOST
+            or n_bytes + sum(other for _, other in _ready.values()) > _READY_BYTES
+        ):
+            _ready.popitem(last=False)
+        _ready[purpose] = make_runner(backbone, recipe, device, runtime, **sizes), n_bytes
+        return _ready[purpose][0]
 
 
 def make_runner(

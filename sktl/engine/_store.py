@@ -7,6 +7,7 @@ import json
 import numbers
 import os
 import sqlite3
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,8 +20,15 @@ import platformdirs
 
 from sktl.engine._claims import forget, give_back, take
 from sktl.engine._database import Database, ForeignFileError, checksum, description_of
-from sktl.engine._digests import digest_files, known_files, picture_digests, remember_files
+from sktl.engine._digests import (
+    Seen,
+    digest_files,
+    known_files,
+    picture_digests,
+    remember_files,
+)
 from sktl.engine._exchange import read_hdf5, write_hdf5
+from sktl.engine._hits import note_hits, write_hits
 from sktl.engine._rows import file_bytes, read_rows, verify_rows, write_rows
 from sktl.exceptions import ParameterError, StoreWarning
 from sktl.images import as_images
@@ -28,6 +36,9 @@ from sktl.images import as_images
 __all__ = ["FeatureStore", "StoredLayer", "default_store_path"]
 
 Array = npt.NDArray[np.float32]
+
+# After a failure, of which one warning tells, the store is tried again after so many seconds.
+_REST_S = 60.0
 
 
 class StoredLayer:
@@ -63,7 +74,7 @@ def default_store_path() -> Path:
     'features.sqlite'
     """
     folder = os.environ.get("SKTL_CACHE") or platformdirs.user_cache_dir("sktl")
-    return Path(folder, "features.sqlite")
+    return Path(folder, "features.sqlite").expanduser()
 
 
 class FeatureStore:
@@ -75,7 +86,7 @@ class FeatureStore:
     what was written survives the death of its writer at any moment.
 
     A store that cannot be used (read-only folder, full disk, damaged or foreign file) is reported
-    by one StoreWarning, and the work goes on without it.
+    by one StoreWarning, and the work goes on without it; after a minute it is tried again.
 
     Parameters
     ----------
@@ -85,7 +96,9 @@ class FeatureStore:
     max_bytes : int, default=20_000_000_000
         Size of the file, in bytes, beyond which the rows not used for longest are deleted.
     dtype : {"float32", "float16"}, default="float32"
-        "float16" halves the size; features are then rounded to it, from the store or not.
+        "float16" halves the rows, which are then rounded to it, from the store or not. How much
+        smaller the file is depends on how they fit into SQLite's pages of 4 kB: half for 2,048
+        features, a quarter for 1,280.
 
     Examples
     --------
@@ -110,6 +123,8 @@ class FeatureStore:
     ) -> None:
         if dtype not in ("float32", "float16"):
             raise ParameterError(f'dtype must be "float32" or "float16"; got {dtype!r}')
+        if not isinstance(path, (str, os.PathLike, type(None))) or not str(path or "."):
+            raise ParameterError(f"path must be that of a file; got {path!r}")
         size: Any = max_bytes
         if isinstance(size, bool) or not isinstance(size, numbers.Real) or not float(size) > 0:
             raise ParameterError(f"max_bytes must be a number of bytes above 0; got {max_bytes!r}")
@@ -117,7 +132,7 @@ class FeatureStore:
         self.max_bytes = max_bytes
         self.dtype = dtype
         self._database = Database(self.path)
-        self._usable = True
+        self._rests_until = 0.0
 
     def __repr__(self) -> str:
         return f"FeatureStore({str(self.path)!r})"
@@ -146,13 +161,23 @@ class FeatureStore:
         -------
         found : ndarray of shape (n,), dtype bool
         """
-        found = np.zeros(len(pictures), dtype=bool)
-        self._attempt(
-            lambda db: read_rows(db, self._key(layer), pictures, rows, found, self.max_bytes),
-            None,
-            create=False,
-        )
+        found, key = np.zeros(len(pictures), dtype=bool), self._key(layer)
+
+        def read(db: sqlite3.Connection) -> None:
+            read_rows(db, key, pictures, rows, found, self.max_bytes)
+            note_hits(db, self.path, key, int(found.sum()))
+
+        self._attempt(read, None, create=False)
         return found  # also where only noting their use has failed
+
+    def held(self) -> contextlib.AbstractContextManager[None]:
+        """Let this thread keep one connection to the file, for many calls in a row.
+
+        Returns
+        -------
+        context : context manager
+        """
+        return self._database.hold()
 
     def put(self, layer: StoredLayer, pictures: Sequence[bytes | None], rows: Array) -> Array:
         """Commit rows, one a picture; those that are there already are left as they are.
@@ -197,6 +222,8 @@ class FeatureStore:
         n: int,
         owner: str,
         finished: Sequence[bytes | None] = (),
+        *,
+        by_force: bool = False,
     ) -> list[int]:
         """Take some pictures to be forwarded, so that no other process forwards them too.
 
@@ -212,6 +239,8 @@ class FeatureStore:
             Who takes them; begins with the process id, so that the claims of the dead are void.
         finished : sequence of bytes or None, default=()
             Pictures that the owner had taken and is done with.
+        by_force : bool, default=False
+            Whether owners who have taken some of these pictures lose all that they have taken.
 
         Returns
         -------
@@ -221,7 +250,7 @@ class FeatureStore:
         keys = [self._key(layer) for layer in layers]
         everything = list(range(min(n, len(pictures))))
         return self._attempt(  # type: ignore[no-any-return]
-            lambda db: take(db, keys, pictures, n, owner, finished), everything
+            lambda db: take(db, keys, pictures, n, owner, finished, by_force=by_force), everything
         )
 
     def release(self, owner: str) -> None:
@@ -231,7 +260,7 @@ class FeatureStore:
                 give_back(db, owner)
 
     def digests(self, paths: Sequence[str]) -> list[bytes | None]:
-        """Content digests of files, read again only if size, time or inode have changed.
+        """Content digests of files, read again only if size, times or inode have changed.
 
         Parameters
         ----------
@@ -243,12 +272,27 @@ class FeatureStore:
         digests : list of bytes or None
             None for files that cannot be read.
         """
+        return [file.digest for file in self.see_files(paths)]
+
+    def see_files(self, paths: Sequence[str]) -> list[Seen]:
+        """Content digests of files, with the state that each was in.
+
+        Parameters
+        ----------
+        paths : sequence of str
+            The files.
+
+        Returns
+        -------
+        files : list of Seen
+            Digest, path and state; None for files that cannot be read.
+        """
         absolute = [os.path.abspath(path) for path in paths]  # noqa: PTH100 (ten times faster)
         known = self._attempt(lambda db: known_files(db, absolute), {}, create=False)
-        digests, fresh = digest_files(absolute, known)
+        seen, fresh = digest_files(absolute, known)
         if fresh:
             self._attempt(lambda db: remember_files(db, fresh), None)
-        return [digests[path] for path in absolute]
+        return [seen[path] for path in absolute]
 
     def network(self, alias: str) -> dict[str, Any] | None:
         """What was remembered of a network, so that hits need not load it."""
@@ -295,6 +339,7 @@ class FeatureStore:
         """
 
         def read(db: sqlite3.Connection) -> list[Any]:
+            write_hits(db, self.path)
             return db.execute(
                 "SELECT backbone, description, hits, COUNT(features.id), "
                 "TOTAL(LENGTH(row)) FROM layers LEFT JOIN features ON layer = layers.id "
@@ -302,8 +347,11 @@ class FeatureStore:
             ).fetchall()
 
         told = ["layer", "pooling", "image_size", "crops", "precision"]
-        records = []
-        for backbone, description, hits, rows, size in self._attempt(read, [], create=False):
+        records, size_of_file, found = [], 0, []
+        if self._database.exists():
+            with self._opened() as db:
+                found, size_of_file = read(db), file_bytes(db)
+        for backbone, description, hits, rows, size in found:
             details = description_of(description)
             records.append(
                 {
@@ -315,8 +363,7 @@ class FeatureStore:
                 }
             )
         frame = pd.DataFrame(records, columns=["backbone", *told, "rows", "bytes", "hits"])
-        size = self._attempt(file_bytes, 0, create=False)
-        frame.attrs = {"path": str(self.path), "bytes": size}
+        frame.attrs = {"path": str(self.path), "bytes": size_of_file}
         return frame
 
     def verify(self) -> pd.DataFrame:
@@ -467,7 +514,9 @@ class FeatureStore:
                     db.execute("DELETE FROM networks")
             db.execute("VACUUM")
 
-        self._attempt(delete, None, create=False)
+        if self._database.exists():
+            with self._opened() as db:
+                delete(db)
 
     def _key(self, layer: StoredLayer) -> bytes:
         return layer.key if self.dtype == "float32" else layer.key + self.dtype.encode()
@@ -487,8 +536,8 @@ class FeatureStore:
     def _attempt(
         self, action: Callable[[sqlite3.Connection], Any], otherwise: Any, *, create: bool = True
     ) -> Any:
-        """Run `action`, or warn once and give `otherwise`."""
-        if not self._usable:
+        """Run `action`, or warn, give `otherwise`, and let the store rest for a while."""
+        if time.monotonic() < self._rests_until:
             return otherwise
         try:
             if not create and not self._database.exists():
@@ -498,7 +547,7 @@ class FeatureStore:
         # sqlite3.Error, OSError and ForeignFileError, and whatever else bytes lead to that are not
         # what was written.
         except Exception as error:  # noqa: BLE001
-            self._usable = False
+            self._rests_until = time.monotonic() + _REST_S
             warnings.warn(
                 f"the feature store {self.path} cannot be used ({error}); the work goes on without "
                 "it. Pass store=None, or a path where one can be written",

@@ -242,7 +242,8 @@ class CNNFeatures(PortableMixin, ImageEstimatorMixin, TransformerMixin, BaseEsti
         features : ndarray of shape (n_images, n_features), dtype float32
             As from :meth:`transform`.
         """
-        return self._features(*self._fit(X))
+        # Of pictures that are stored no header has to be read.
+        return self._features(*self._fit(X, check=False))
 
     def warm(self, X: Any, layers: Sequence[Layer] | None = None) -> Self:
         """Put layers of the pictures into the feature store, in one pass through the network.
@@ -312,11 +313,12 @@ class CNNFeatures(PortableMixin, ImageEstimatorMixin, TransformerMixin, BaseEsti
     def _n_features_out(self) -> int:
         return self.n_features_out_
 
-    def _fit(self, X: Any) -> tuple[ImageCollection, Network]:
+    def _fit(self, X: Any, *, check: bool = True) -> tuple[ImageCollection, Network]:
+        """Learn about the pictures and the network; headers are checked before that is loaded."""
         self._check_parameters()
         images = self._read_images(X, reset=True)
         network = self._network()
-        if self.on_error == "raise":
+        if self.on_error == "raise" and (check or not network.is_known):
             bad = images.check()
             if bad:
                 raise ImageDecodeError(bad, len(images))

@@ -62,7 +62,8 @@ def decode_image(item: Any, *, background: Background = "white") -> npt.NDArray[
 
     Grayscale, palette, CMYK, YCbCr and Lab pictures are converted; 16-bit and float samples are
     scaled, not clipped; transparency is laid on `background`; the EXIF orientation is applied; of
-    an animation the first frame is taken. Embedded colour profiles are ignored.
+    an animation the first frame is taken, or that at which a PIL image stands. Embedded colour
+    profiles are ignored.
 
     Parameters
     ----------

@@ -12,6 +12,9 @@ from sktl.utils._sklearn import record_columns, rows_of_numbers, validate_rows
 __all__ = ["ImageEstimatorMixin"]
 
 
+_DEFAULT_BACKGROUND = "white"
+
+
 class ImageEstimatorMixin:
     """Reads X as pictures, the same way in fit and afterwards.
 
@@ -31,7 +34,7 @@ class ImageEstimatorMixin:
             record_columns(self, X, reset=reset)
             if reset:
                 vars(self).pop("value_range_", None)
-            images = X if isinstance(X, ImageCollection) else self._as_images(X, self.value_range)
+            images = self._as_images(X, self.value_range)
         if len(images) == 0:
             raise ImageFormatError("X has 0 pictures; a minimum of 1 is required")
         return images
@@ -49,6 +52,9 @@ class ImageEstimatorMixin:
         return images
 
     def _as_images(self, X: Any, value_range: tuple[float, float] | None) -> ImageCollection:
+        if isinstance(X, ImageCollection):  # which has options of its own
+            background = None if self.background == _DEFAULT_BACKGROUND else self.background
+            return as_images(X, value_range=value_range, background=background)
         return as_images(
             X,
             image_shape=self.image_shape,

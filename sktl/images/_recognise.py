@@ -119,7 +119,7 @@ def _unwrap(X: Any) -> Any:
     if torch is not None and isinstance(X, torch.Tensor):
         if X.device.type != "cpu":
             raise ImageFormatError(f"X is a tensor on the device {X.device}; pass X.cpu()")
-        return X.detach().numpy()
+        return _numbers(X)
     if is_sparse(X):
         raise ImageFormatError("X is a sparse matrix; pass X.toarray() with image_shape=")
     if isinstance(X, (list, tuple)):
@@ -195,10 +195,19 @@ def _object_items(X: Any) -> npt.NDArray[np.object_]:
     return items
 
 
+def _numbers(tensor: Any) -> npt.NDArray[Any]:
+    """A CPU tensor as an array; NumPy has no bfloat16."""
+    detached = tensor.detach()
+    array: npt.NDArray[Any] = (
+        detached.float() if str(detached.dtype) == "torch.bfloat16" else detached
+    ).numpy()
+    return array
+
+
 def _unwrap_item(item: Any, i: int) -> Any:
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(item, torch.Tensor):
-        return item.detach().cpu().numpy()
+        return _numbers(item.cpu())
     if isinstance(item, (list, tuple)):
         if len(item) == 1 and is_encoded(item[0]):
             return item[0]

@@ -176,7 +176,7 @@ def _described(
     return {
         **{name: v for name, v in parameters.items() if name not in _NOT_DESCRIBED},
         "phases": [(name, phase.get_params(deep=False)) for name, phase in estimator._phases()],
-        "network": built.backbone.fingerprint(estimator._described_network["layer"]),
+        "network": built.backbone.fingerprints([estimator._described_network["layer"]]),
         "classes": estimator.classes_.tolist(),
         "labels": [part.labels.tolist() for part in parts],
         "weights": [None if p.weights is None else p.weights.tolist() for p in parts],

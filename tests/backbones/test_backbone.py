@@ -524,18 +524,18 @@ def test_names():
 
 def test_fingerprints_tell_networks_apart():
     backbone = load_backbone("timm/test_vit", None)
-    assert backbone.fingerprint("bottleneck") == backbone.fingerprint("bottleneck")
-    assert backbone.fingerprint("bottleneck") != backbone.fingerprint(-2)
+    assert backbone.fingerprints(["bottleneck"]) == backbone.fingerprints(["bottleneck"])
+    assert backbone.fingerprints(["bottleneck"]) != backbone.fingerprints([-2])
     relu, tanh = (
         Backbone(nn.Sequential(shared().module.stem, activation), preprocessing=AT_32)
         for activation in (nn.ReLU(), nn.Tanh())
     )
     assert relu.spec.digest == tanh.spec.digest
-    assert relu.fingerprint("bottleneck") != tanh.fingerprint("bottleneck")
-    before = relu.fingerprint("bottleneck")
+    assert relu.fingerprints(["bottleneck"]) != tanh.fingerprints(["bottleneck"])
+    before = relu.fingerprints(["bottleneck"])
     with torch.no_grad():
         relu.module[0].bias[0] += 1
-    assert relu.fingerprint("bottleneck") != before
+    assert relu.fingerprints(["bottleneck"]) != before
 
 
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "squeezenet1_1"])
@@ -545,7 +545,7 @@ def test_the_number_of_threads_does_not_change_a_fingerprint(name):
     try:
         for n in (1, 2, 3):
             torch.set_num_threads(n)
-            found.add(backbone.fingerprint("bottleneck"))
+            found.update(backbone.fingerprints(["bottleneck"]))
     finally:
         torch.set_num_threads(n_threads)
     assert len(found) == 1
@@ -555,7 +555,7 @@ def test_networks_that_differ_in_their_padding_have_different_fingerprints():
     plain, same = (load_backbone(f"timm/{name}mobilenetv3_small_075", None) for name in ("", "tf_"))
     same.module.load_state_dict(plain.module.state_dict())
     same = Backbone(same.module, replace(same.spec, preprocessing=plain.preprocessing))
-    assert plain.fingerprint("bottleneck") != same.fingerprint("bottleneck")
+    assert plain.fingerprints(["bottleneck"]) != same.fingerprints(["bottleneck"])
 
 
 def test_tokens_of_a_vision_transformer_are_read_as_its_head_reads_them():

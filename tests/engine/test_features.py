@@ -2,13 +2,17 @@
 
 import io
 import os
+import shutil
 import subprocess
 import sys
+import time
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 from sklearn.ensemble import StackingClassifier
 from sklearn.linear_model import LogisticRegression
@@ -18,8 +22,10 @@ from torch import nn
 
 from sktl import CNNFeatures, FeatureStore
 from sktl.backbones import Backbone, Preprocessing, register_backbone
+from sktl.engine import Network, _claims, _runtime
 from sktl.engine._runner import Runner
 from sktl.exceptions import BadImageWarning, ImageDecodeError, ParameterError
+from sktl.images import ImageCollection
 
 
 def network(seed=0, activation=nn.ReLU):
@@ -267,13 +273,23 @@ def test_a_process_that_stands_still_is_not_waited_for_forever(store, monkeypatc
     expected = CNNFeatures(backbone(), store=None).transform(X)
     claim = FeatureStore.claim
 
-    def by_another(self, layers, wanted, n, owner, finished):
-        claim(self, layers, wanted, 4, f"{os.getpid()}-suspended")
-        return claim(self, layers, wanted, n, owner, finished)
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as other:
+        owner = f"{other.pid}-{_claims._beginning(other.pid)}-suspended"
 
-    monkeypatch.setattr(FeatureStore, "claim", by_another)
-    monkeypatch.setattr("sktl.engine._features._PATIENCE_S", 0.3)
-    found = CNNFeatures(backbone(), store=store).transform(X)
+        def by_another(self, layers, wanted, n, *args, by_force=False):
+            forced.append(by_force)
+            if not any(forced):
+                claim(self, layers, wanted, n, owner)
+            return claim(self, layers, wanted, n, *args, by_force=by_force)
+
+        forced = []
+        monkeypatch.setattr(FeatureStore, "claim", by_another)
+        monkeypatch.setattr("sktl.engine._features._PATIENCE_S", 1.0)
+        start = time.monotonic()
+        found = CNNFeatures(backbone(), store=store, batch_size=2).transform(X)
+        assert 1 <= time.monotonic() - start < 3, "not once for all batches"
+        other.kill()
+    assert sum(forced) == 1
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -341,3 +357,95 @@ def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path):
     ).stdout  # fmt: skip
     decoded = 6000 * 64 * 64 * 3
     assert int(grown) < decoded / 2
+
+
+def test_one_layer_under_several_names_is_forwarded_once(store, forwarded):
+    net = {"backbone": "resnet18", "weights": None, "image_size": 32, "store": store}
+    expected = CNNFeatures(**net).fit_transform(pictures())
+    for layer in (-1, "layer4"):
+        found = CNNFeatures(layer=layer, **net).fit_transform(pictures())
+        np.testing.assert_array_equal(found, expected)
+    assert forwarded["all"] == 20
+    CNNFeatures(layer="layer3", **net).fit_transform(pictures())
+    assert forwarded["all"] == 40
+
+
+def test_a_file_that_changes_while_it_waits_is_not_stored(store, tmp_path, monkeypatch):
+    path = tmp_path / "picture.png"
+    before, after = pictures(2)
+    before.save(path)
+    content = path.read_bytes()
+    read = ImageCollection.read
+
+    def change(self, *args, **options):
+        after.save(path)
+        return read(self, *args, **options)
+
+    features = CNNFeatures(backbone(), store=store)
+    expected = CNNFeatures(backbone(), store=None).transform([before, after])
+    monkeypatch.setattr(ImageCollection, "read", change)
+    np.testing.assert_allclose(features.transform([path])[0], expected[1], rtol=1e-5, atol=1e-6)
+    monkeypatch.setattr(ImageCollection, "read", read)
+    np.testing.assert_allclose(features.transform([content])[0], expected[0], rtol=1e-5, atol=1e-6)
+
+
+def test_weights_that_look_like_the_old_file_are_read(store, tmp_path):
+    rows = []
+    for seed in range(2):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            torch.save(torchvision.models.resnet18().state_dict(), tmp_path / f"{seed}.pth")
+    for seed in range(2):
+        shutil.copyfile(tmp_path / f"{seed}.pth", tmp_path / "w.pth")
+        os.utime(tmp_path / "w.pth", (1e9, 1e9))
+        features = CNNFeatures("resnet18", weights=tmp_path / "w.pth", image_size=32, store=store)
+        rows.append(features.fit_transform(pictures(3)))
+    assert np.abs(rows[0] - rows[1]).max() > 0.01
+
+
+def test_facts_of_other_weights_are_dropped_when_the_network_is_loaded(store, tmp_path):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "w.pth")
+    network = Network("resnet18", tmp_path / "w.pth", store)
+    known = network.spec.digest
+    again = Network("resnet18", tmp_path / "w.pth", store)
+    again._known["spec"]["digest"] = "that of another file"
+    again.load()
+    assert again.spec.digest == known
+
+
+def test_several_small_networks_stay_ready(monkeypatch):
+    made = []
+    make = _runtime.make_runner
+    monkeypatch.setattr(_runtime, "make_runner", lambda *a, **k: made.append(a) or make(*a, **k))
+    _runtime._ready.clear()
+    several = [
+        CNNFeatures("resnet18", weights=None, image_size=size, store=None) for size in (32, 40, 48)
+    ]
+    for features in several * 3:
+        features.transform(pictures(1))
+    assert len(made) == 3
+    monkeypatch.setattr(_runtime, "_READY_BYTES", 1)
+    for features in several:
+        features.transform(pictures(1))
+    several[0].transform(pictures(1))
+    assert len(_runtime._ready) <= 3
+    _runtime._ready.clear()
+
+
+def test_hits_are_counted_though_seldom_written(tmp_path):
+    path = tmp_path / "store"
+    code = (
+        "import sys; sys.path[:0] = [sys.argv[1]]\n"
+        "import test_features as t\n"
+        "from sktl import CNNFeatures, FeatureStore\n"
+        "features = CNNFeatures(t.backbone(), store=sys.argv[2])\n"
+        "for _ in range(6): features.transform(t.pictures(3))\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(Path(__file__).parent), str(path)], check=True)
+    store = FeatureStore(path)
+    assert store.info()[["rows", "hits"]].to_numpy().tolist() == [[3, 15]]
+    CNNFeatures(backbone(), store=store).transform(pictures(3))
+    CNNFeatures(backbone(), store=store).transform(pictures(3))
+    assert store.info()["hits"].tolist() == [21]

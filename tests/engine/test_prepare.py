@@ -75,3 +75,14 @@ def test_other_sizes_keep_the_share_of_the_crop():
     assert Preprocessing(224, 256).at_size(112).resize == 128
     assert Preprocessing(224, 224).at_size(100).resize == 100
     assert Preprocessing().at_size(None) == Preprocessing()
+
+
+@pytest.mark.parametrize("size", [(2, 701), (9, 4001), (3001, 4), (5000, 3)], ids=str)
+def test_narrow_pictures_are_resized_as_if_whole(size):
+    noise = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    reference = v2.Compose([v2.Resize(256, v2.InterpolationMode.BICUBIC), v2.CenterCrop(224)])
+    pixels = prepare(image, Preprocessing(224, 256, interpolation="bicubic"))
+    away = np.abs(pixels[0].astype(int) - np.asarray(reference(image)))
+    assert away.max() <= 1
+    assert away.mean() < 1e-3

@@ -534,7 +534,7 @@ def test_a_named_network_is_made_ready_once(monkeypatch):
     made = []
     make = _runtime.make_runner
     monkeypatch.setattr(_runtime, "make_runner", lambda *a, **k: made.append(a) or make(*a, **k))
-    monkeypatch.setattr(_runtime, "_last", {})
+    _runtime._ready.clear()
     features = CNNFeatures("resnet18", weights=None, image_size=32, store=None)
     one = features.fit_transform(pictures(40))
     several = np.concatenate([features.transform(pictures(40)[i : i + 8]) for i in range(0, 40, 8)])
@@ -548,7 +548,7 @@ def test_a_named_network_is_made_ready_once(monkeypatch):
 
 
 def test_the_same_calls_with_a_named_runtime_give_the_same_bits(monkeypatch):
-    monkeypatch.setattr(_runtime, "_last", {})
+    _runtime._ready.clear()
     features = CNNFeatures("resnet18", weights=None, image_size=32, runtime="torch", store=None)
     one, *others = (features.fit_transform(pictures(20)) for _ in range(3))
     for other in others:  # more than 32 pictures in all

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -125,7 +126,9 @@ def _name_and_digests(store, X):
     from sktl.images import as_images
 
     images = as_images(X)
-    name = _stored_layer(Network(small(), "default", None), Recipe(), "bottleneck", images, None)
+    network = Network(small(), "default", None)
+    (fingerprint,) = network.fingerprints(["bottleneck"])
+    name = _stored_layer(network, Recipe(), "bottleneck", fingerprint, images, None)
     return name, picture_digests(images, store)
 
 
@@ -356,3 +359,46 @@ def test_whole_numbers_of_own_modules_tell_networks_apart(tmp_path, one):
     second = features(store, small(before=[Rounded(other)])).fit_transform(pictures())
     assert n_rows(store) == [6, 6]
     assert not np.array_equal(first, second)
+
+
+def test_a_store_is_tried_again_after_a_failure(tmp_path, monkeypatch):
+    folder = tmp_path / "folder"
+    folder.write_text("in the way")
+    store = FeatureStore(folder / "store")
+    with pytest.warns(StoreWarning):
+        features(store).transform(pictures(2))
+    folder.unlink()
+    features(store).transform(pictures(2))  # it rests, and nothing is said again
+    assert n_rows(store) == []
+    monkeypatch.setattr(store, "_rests_until", 0.0)
+    features(store).transform(pictures(2))
+    assert n_rows(store) == [2]
+    store.path.write_bytes(b"something else" * 1000)
+    with pytest.raises(ParameterError, match="cannot be opened"):
+        store.info()
+    with pytest.raises(ParameterError, match="cannot be opened"):
+        store.clear()
+
+
+@pytest.mark.parametrize("name", ["Memory", ":memory:", "file:x?mode=memory", "None", ""])
+def test_words_that_are_no_paths_are_refused(name):
+    with pytest.raises(ParameterError, match="store"):
+        features(name).transform(pictures(2))
+
+
+def test_paths_of_stores(monkeypatch):
+    monkeypatch.setenv("SKTL_CACHE", "~/somewhere")
+    assert _store.default_store_path() == Path.home() / "somewhere" / "features.sqlite"
+    with pytest.raises(ParameterError, match="path must be that of a file; got 3"):
+        FeatureStore(3)
+
+
+def test_a_picture_whose_time_was_put_back_is_read_again(tmp_path):
+    path, store = tmp_path / "picture.bmp", FeatureStore(tmp_path / "store")
+    one, other = map(Image.fromarray, pictures(2))
+    digests = []
+    for image in (one, other):
+        image.save(path)
+        os.utime(path, (1e9, 1e9))
+        digests += store.digests([str(path)])
+    assert digests[0] != digests[1]

@@ -87,6 +87,17 @@ def test_a_collection_is_taken_as_it_is():
     assert Reader().fit(images).images_ is images
 
 
+def test_options_of_an_estimator_hold_for_collections_too():
+    clear = as_images(np.zeros((2, 5, 5, 4), dtype=np.uint8), background="red")
+    blue = Reader(background="blue").fit(clear).images_.decode(0)
+    np.testing.assert_array_equal(blue[0, 0], [0, 0, 255])
+    red = Reader().fit(clear).images_.decode(0)  # of whose colour nothing is said
+    np.testing.assert_array_equal(red[0, 0], [255, 0, 0])
+    grey = as_images([np.full((5, 5, 3), 51.0)])
+    pixels = Reader(value_range=(0, 102)).fit(grey).images_.decode(0)
+    np.testing.assert_array_equal(pixels[0, 0], [128, 128, 128])
+
+
 def test_no_pictures():
     for X in ([], np.empty((0, 8, 8)), as_images(DIGITS, image_shape=(8, 8))[:0]):
         with pytest.raises(ImageFormatError, match="X has 0 pictures; a minimum of 1 is required"):

@@ -1,0 +1,58 @@
+"""How many rows of each layer were handed out, written down now and then."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import sqlite3
+import threading
+import time
+from pathlib import Path
+
+__all__ = ["note_hits", "write_hits"]
+
+# Seconds between two writes: each may make the next closing of the file wait for the disk.
+_EVERY_S = 1.0
+
+_lock = threading.Lock()
+_noted: dict[Path, dict[bytes, int]] = {}
+_written: dict[Path, float] = {}
+
+
+def note_hits(db: sqlite3.Connection, path: Path, key: bytes, n: int) -> None:
+    """Count rows of a layer in the database at a path, to be written with others."""
+    if n == 0:
+        return
+    with _lock:
+        of_path = _noted.setdefault(path, {})
+        of_path[key] = of_path.get(key, 0) + n
+        is_time = time.monotonic() - _written.get(path, -_EVERY_S) >= _EVERY_S
+    if is_time:
+        write_hits(db, path)
+
+
+def write_hits(db: sqlite3.Connection, path: Path) -> None:
+    """Write what was counted."""
+    with _lock:
+        noted = _noted.pop(path, {})
+        _written[path] = time.monotonic()
+    if noted:
+        with db:
+            db.executemany(
+                "UPDATE layers SET hits = hits + ? WHERE key = ?",
+                [(n, key) for key, n in noted.items()],
+            )
+
+
+def _write_all() -> None:
+    """At the end of the process."""
+    for path in list(_noted):
+        if path.exists():
+            with contextlib.suppress(Exception), contextlib.closing(sqlite3.connect(path)) as db:
+                write_hits(db, path)
+
+
+atexit.register(_write_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_noted.clear)  # the parent writes them
