@@ -82,7 +82,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", nargs="?", help="pictures, in any subfolders")
     parser.add_argument("--backbone", default="resnet50")
-    parser.add_argument("--precision", default="bf16", choices=["auto", "exact", "bf16"])
+    parser.add_argument("--precision", default="bf16", choices=["auto", "bf16"])
     parser.add_argument("--pictures", type=int, default=8192)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=3)

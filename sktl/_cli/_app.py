@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +11,7 @@ from sktl import __version__
 from sktl._cli import _options as o
 from sktl._cli._group import CleanGroup
 from sktl._cli._output import check_folder_of, check_output, write_features
-from sktl.exceptions import BackboneNotFoundError, StoreWarning
+from sktl.exceptions import BackboneNotFoundError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -307,8 +306,6 @@ def clear(
 def _open_store(path: Path | None) -> FeatureStore:
     from sktl.engine import FeatureStore
 
-    # Elsewhere a store that cannot be used is done without; here it is what is asked for.
-    warnings.simplefilter("error", StoreWarning)
     opened = FeatureStore(path)
     if path is not None and not opened.path.is_file():
         raise FileNotFoundError(f"there is no feature store {opened.path.absolute()}")

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from sktl.exceptions import SktlError, StoreWarning
+from sktl.exceptions import SktlError
 
 __all__ = ["CleanGroup"]
 
@@ -27,9 +27,6 @@ class CleanGroup(TyperGroup):
                 return super().invoke(ctx)
             except BrokenPipeError:  # typer's own affair, as in `sktl backbones | head`
                 raise
-            except StoreWarning as warning:  # where a command has made it an error
-                # The library goes on without the store; a command about the store cannot.
-                message = str(warning).partition("; the work goes on")[0]
             except (SktlError, OSError) as error:
                 message = str(error)
             typer.echo(f"Error: {message}", err=True)

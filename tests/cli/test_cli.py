@@ -408,7 +408,7 @@ def test_store_that_is_none(tmp_path):
     for command in (["info"], ["clear", "--yes"]):
         assert "there is no feature store" in fails("store", *command, tmp_path / "none.sqlite")
         message = fails("store", *command, foreign)
-        assert message == f"the feature store {foreign} cannot be used (file is not a database)"
+        assert message == f"the feature store {foreign} cannot be opened: file is not a database"
     assert foreign.read_text().startswith("no database")
 
 

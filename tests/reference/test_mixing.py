@@ -65,7 +65,7 @@ def test_weights_are_of_the_pictures():
     _, y = batch()
     logits = torch.randn((6, 3), generator=torch.Generator().manual_seed(1))
     work = BatchWork(torch.zeros(1), torch.ones(1), 12)
-    weight = torch.tensor([1.0, 0.0, 2.0, 0.0, 1.0, 0.0])
+    weight = torch.tensor([1.0, 0.0, 2.0, 0.0, 1.0, 0.0]) * 6 / 4  # 1 on average
     loss = work.loss(logits, y, weight, training=True)
     repeated = work.loss(logits[[0, 2, 2, 4]], y[[0, 2, 2, 4]], None, training=True)
     assert loss.item() == pytest.approx(repeated.item(), rel=1e-6)
