@@ -99,7 +99,7 @@ STUDIES = {
     },
     "dogs_vs_cats": {
         "small3 from scratch": lambda _: plain("small3", 128, 20),
-        "small3, augmented": lambda _: regularised("small3", 96, 120),
+        "small3, augmented": lambda _: regularised("small3", 96, 300),
         "frozen, logistic regression": frozen,
         "head only": head_only,
         "fine-tuned, augmented": lambda backbone: fine_tuned(backbone, 5),

@@ -298,9 +298,10 @@ class Backbone:
         generator = torch.Generator().manual_seed(0)
         # As wide as normalised pictures.
         probe = torch.rand((1, 3, size, size), generator=generator, device="cpu") * 5 - 2.5
-        network = self.feature_network(layers, device=torch.device("cpu"))
-        with torch.inference_mode(), full_float32("cpu"):
-            responses = network(probe.to(next(network.parameters(), probe).dtype))
+        try:
+            responses = self._respond(layers, probe, torch.device("cpu"))
+        except RuntimeError:  # of what it holds beside its tensors, something is on its device
+            responses = self._respond(layers, probe, None)
         parts_of_it = f"{digest_tensors(self.module)} {digest_structure(self.module)}"
         found = []
         for response in responses:
@@ -311,6 +312,15 @@ class Backbone:
             text = f"{parts_of_it} {tuple(response.shape)} {digits}"
             found.append(hashlib.sha256(text.encode()).hexdigest())
         return found
+
+    def _respond(
+        self, layers: Sequence[Layer], probe: torch.Tensor, device: torch.device | None
+    ) -> list[torch.Tensor]:
+        network = self.feature_network(layers, device=device)
+        x = probe.to(next(network.parameters(), probe))
+        with torch.inference_mode(), full_float32(x.device.type):
+            responses: list[torch.Tensor] = network(x)
+        return [response.cpu() for response in responses]
 
     def layer_name(self, layer: Layer) -> str:
         """The name of a layer given by name or by stage index."""

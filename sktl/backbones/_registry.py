@@ -35,6 +35,8 @@ from sktl.utils._parameters import suggest
 __all__ = ["clear_loaded", "list_backbones", "load_backbone", "register_backbone"]
 
 _KEPT = 4
+# What else is to be let go of with the networks.
+ON_CLEAR: list[Callable[[], None]] = []
 _LOADED: OrderedDict[tuple[Any, ...], Backbone] = OrderedDict()
 _LOCK = threading.RLock()
 
@@ -239,6 +241,8 @@ def clear_loaded() -> None:
     """
     with _LOCK:
         _LOADED.clear()
+    for let_go in ON_CLEAR:
+        let_go()
 
 
 def _network_of(estimator: BaseEstimator) -> Backbone:

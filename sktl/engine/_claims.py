@@ -18,13 +18,14 @@ __all__ = ["forget", "give_back", "new_owner", "take"]
 # Whose claims this process means. Others of its number were left by a write that failed, or by a
 # process of the same number before it.
 _mine: set[str] = set()
+_BEGAN = "since"
 # States of a process, as Linux tells them: zombie, dead, stopped, traced.
 _STANDING_STILL = ("Z", "X", "x", "T", "t")
 
 
 def new_owner() -> str:
     """A name for this process's claims: its number, when it began, and what no other has."""
-    return f"{os.getpid()}-{_beginning(os.getpid())}-{uuid.uuid4().hex}"
+    return f"{os.getpid()}-{_BEGAN}{_beginning(os.getpid())}-{uuid.uuid4().hex}"
 
 
 def take(
@@ -105,12 +106,14 @@ def _stored(db: sqlite3.Connection, key: bytes, pictures: Sequence[bytes | None]
 
 def _is_at_work(owner: str) -> bool:
     """Whether an owner is one of this process that has not given back, or of another that runs."""
-    number, beginning, *_ = owner.split("-")
+    number, _, rest = owner.partition("-")
     pid = int(number)
     if pid == os.getpid():
         return owner in _mine
     # Numbers are given again, after a restart of the machine or of a container.
-    return _is_alive(pid) and beginning == _beginning(pid)
+    then, now = rest.partition("-")[0], _beginning(pid)
+    is_another = then.startswith(_BEGAN) and bool(now) and then != f"{_BEGAN}{now}"
+    return _is_alive(pid) and not is_another
 
 
 def _beginning(pid: int) -> str:

@@ -47,6 +47,10 @@ CREATE TABLE IF NOT EXISTS networks (alias TEXT PRIMARY KEY, content TEXT NOT NU
 """
 
 
+# Connections that SQLite forbids to use or to close.
+_OF_PARENTS: list[sqlite3.Connection] = []
+
+
 class ForeignFileError(Exception):
     """The file is a database of another program or version, and stays as it is."""
 
@@ -84,6 +88,9 @@ class Database:
         if held.owner == os.getpid():
             yield
             return
+        if held.db is not None:  # of the process that this one was forked from, which closes it
+            _OF_PARENTS.append(held.db)
+            held.db = None
         held.owner = os.getpid()
         try:
             yield
@@ -99,6 +106,8 @@ class Database:
             with contextlib.closing(self._connect()) as db:
                 yield db
             return
+        if held.db is not None and not self.path.exists():
+            held.close()
         if held.db is None:
             held.db = self._connect()
         try:
@@ -167,8 +176,10 @@ def _is_ours(db: sqlite3.Connection) -> bool:
     (version,) = db.execute("PRAGMA user_version").fetchone()
     (tables,) = db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
     db.execute("COMMIT")
-    if tables and (mark, version) != (_APPLICATION, _VERSION):
-        raise ForeignFileError("it is a database of another program or version")
+    if tables and mark != _APPLICATION:
+        raise ForeignFileError("it is a database of another program")
+    if tables and version != _VERSION:
+        raise ForeignFileError("another version of sktl has made it; it may be deleted")
     return bool(tables)
 
 

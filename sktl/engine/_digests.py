@@ -113,14 +113,14 @@ def digest_files(
         # A file written this very moment may change again without its time showing it, so it is
         # remembered under no time, and read again the next time.
         size, mtime_ns, inode, ctime_ns = state
-        if now - mtime_ns <= _RACY_NS:
+        if now - max(mtime_ns, ctime_ns) <= _RACY_NS:
             mtime_ns = -1
         fresh.append((path, size, mtime_ns, inode, ctime_ns, seen[path].digest))
     return seen, fresh
 
 
 def _state_of(path: str) -> tuple[int, int, int, int]:
-    """What changes with a file: ctime_ns also where its time was put back."""
+    """What changes with a file: ctime_ns also where its time was put back, but not on Windows."""
     state = os.stat(path)  # noqa: PTH116
     return state.st_size, state.st_mtime_ns, state.st_ino, state.st_ctime_ns
 

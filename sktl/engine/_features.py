@@ -214,7 +214,8 @@ class _Shelf:
         if time.monotonic() - self.last_progress > _PATIENCE_S and self.store is not None:
             pictures = [self.pictures[i] for i in wanted]
             free = self.store.claim(self.names, pictures, n, self.owner, by_force=True)
-            yield [wanted[i] for i in free]
+            if free:
+                yield [wanted[i] for i in free]
         else:
             time.sleep(_POLL_S)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 import sqlite3
 import threading
 import time
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 __all__ = ["note_hits", "write_hits"]
@@ -18,6 +18,7 @@ _EVERY_S = 1.0
 _lock = threading.Lock()
 _noted: dict[Path, dict[bytes, int]] = {}
 _written: dict[Path, float] = {}
+_at_end: dict[int, Finalize] = {}
 
 
 def note_hits(db: sqlite3.Connection, path: Path, key: bytes, n: int) -> None:
@@ -25,6 +26,8 @@ def note_hits(db: sqlite3.Connection, path: Path, key: bytes, n: int) -> None:
     if n == 0:
         return
     with _lock:
+        if os.getpid() not in _at_end:  # runs in children of multiprocessing too, unlike atexit
+            _at_end[os.getpid()] = Finalize(None, _write_all, exitpriority=0)
         of_path = _noted.setdefault(path, {})
         of_path[key] = of_path.get(key, 0) + n
         is_time = time.monotonic() - _written.get(path, -_EVERY_S) >= _EVERY_S
@@ -53,6 +56,13 @@ def _write_all() -> None:
                 write_hits(db, path)
 
 
-atexit.register(_write_all)
+def _begin_anew() -> None:
+    """In a child that was forked: the parent writes what it has counted."""
+    global _lock
+    _lock = threading.Lock()
+    _noted.clear()
+    _written.clear()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_noted.clear)  # the parent writes them
+    os.register_at_fork(after_in_child=_begin_anew)

@@ -70,7 +70,12 @@ class Network:
         if self._loaded is None:
             self._loaded = load_backbone(self._backbone, self._weights)
             if self._known.get("spec", {}).get("digest") not in (None, self._loaded.spec.digest):
-                self._known = {}  # of weights that another file of the same state had
+                if self.store is not None and self.alias:
+                    self.store.remember_network(self.alias, {})
+                raise WeightsError(
+                    f"the weights {self._weights!r} are no longer those of which the facts are "
+                    "remembered; these are forgotten now, so that the same call will do"
+                )
         return self._loaded
 
     @property

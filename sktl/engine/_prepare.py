@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -13,6 +12,7 @@ from PIL import Image
 from sktl.engine._resize_compiled import resize_compiled
 from sktl.engine._resize_like_pillow import goes_across_first
 from sktl.engine._resize_on_device import resize_part, resizes_like_pillow
+from sktl.utils._devices import is_out_of_memory
 
 if TYPE_CHECKING:
     from sktl.backbones import Preprocessing
@@ -156,13 +156,15 @@ def prepare_on(
     size, interpolation = preprocessing.size, preprocessing.interpolation
     width, height = _resized(image, preprocessing)
     left, top = _centre(width, size), _centre(height, size)
-    # Without room for it, there may still be some for the batch.
-    with contextlib.suppress(torch.OutOfMemoryError):
+    try:
         if _size(image) != (width, height) and resizes_like_pillow(interpolation, device):
             box = (left, top, left + size, top + size)
             part = resize_part(np.asarray(image), (width, height), box, interpolation, device)
             if part is not None:
                 return part[None]
+    except RuntimeError as error:
+        if not is_out_of_memory(error):  # without room for this, there may be some for the batch
+            raise
     return prepare(image, preprocessing)
 
 

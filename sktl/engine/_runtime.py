@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from sktl.backbones._registry import ON_CLEAR
 from sktl.engine._exported import EXPORTED, Export, exported
 from sktl.engine._prepare import n_crops
 from sktl.engine._runner import CompiledRunner, Runner, TorchRunner
@@ -64,6 +65,14 @@ _CLEARLY = 2 / 3
 _READY_MOST, _READY_BYTES = 3, 500_000_000
 _ready: OrderedDict[Any, tuple[Runner, int]] = OrderedDict()
 _ready_lock = threading.Lock()
+
+
+def _let_go() -> None:
+    with _ready_lock:
+        _ready.clear()
+
+
+ON_CLEAR.append(_let_go)
 
 
 def ready_runner(

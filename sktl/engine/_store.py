@@ -37,8 +37,9 @@ __all__ = ["FeatureStore", "StoredLayer", "default_store_path"]
 
 Array = npt.NDArray[np.float32]
 
-# After a failure, of which one warning tells, the store is tried again after so many seconds.
-_REST_S = 60.0
+# After a failure, of which a warning tells, the store is tried again after so many seconds, and
+# after twice as many each time.
+_REST_S, _LONGEST_REST_S = 60.0, 3600.0
 
 
 class StoredLayer:
@@ -86,7 +87,7 @@ class FeatureStore:
     what was written survives the death of its writer at any moment.
 
     A store that cannot be used (read-only folder, full disk, damaged or foreign file) is reported
-    by one StoreWarning, and the work goes on without it; after a minute it is tried again.
+    by one StoreWarning, and the work goes on without it; after a minute or more it is tried again.
 
     Parameters
     ----------
@@ -123,7 +124,7 @@ class FeatureStore:
     ) -> None:
         if dtype not in ("float32", "float16"):
             raise ParameterError(f'dtype must be "float32" or "float16"; got {dtype!r}')
-        if not isinstance(path, (str, os.PathLike, type(None))) or not str(path or "."):
+        if path is not None and not (isinstance(path, (str, os.PathLike)) and os.fspath(path)):
             raise ParameterError(f"path must be that of a file; got {path!r}")
         size: Any = max_bytes
         if isinstance(size, bool) or not isinstance(size, numbers.Real) or not float(size) > 0:
@@ -132,10 +133,14 @@ class FeatureStore:
         self.max_bytes = max_bytes
         self.dtype = dtype
         self._database = Database(self.path)
-        self._rests_until = 0.0
+        self._rests_until, self._rest = 0.0, _REST_S
 
     def __repr__(self) -> str:
         return f"FeatureStore({str(self.path)!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What the clock of this machine shows says nothing on another.
+        return {**vars(self), "_rests_until": 0.0, "_rest": _REST_S}
 
     def __sklearn_clone__(self) -> FeatureStore:
         return self
@@ -236,7 +241,8 @@ class FeatureStore:
         n : int
             How many at most.
         owner : str
-            Who takes them; begins with the process id, so that the claims of the dead are void.
+            Who takes them: the process id, and behind a hyphen anything else. The claims of the
+            dead are void.
         finished : sequence of bytes or None, default=()
             Pictures that the owner had taken and is done with.
         by_force : bool, default=False
@@ -334,8 +340,8 @@ class FeatureStore:
         -------
         info : DataFrame
             Columns: backbone, layer, pooling, image_size (None: the network's own), crops,
-            precision, rows, bytes, hits (rows handed out so far). ``info.attrs`` has the path and
-            the bytes of the whole file.
+            precision, rows, bytes, hits (rows handed out so far; other processes write theirs down
+            now and then). ``info.attrs`` has the path and the bytes of the whole file.
         """
 
         def read(db: sqlite3.Connection) -> list[Any]:
@@ -547,7 +553,8 @@ class FeatureStore:
         # sqlite3.Error, OSError and ForeignFileError, and whatever else bytes lead to that are not
         # what was written.
         except Exception as error:  # noqa: BLE001
-            self._rests_until = time.monotonic() + _REST_S
+            self._rests_until = time.monotonic() + self._rest
+            self._rest = min(2 * self._rest, _LONGEST_REST_S)
             warnings.warn(
                 f"the feature store {self.path} cannot be used ({error}); the work goes on without "
                 "it. Pass store=None, or a path where one can be written",

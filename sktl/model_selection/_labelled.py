@@ -1,39 +1,80 @@
-"""Members of ensembles whose parameters name the classes."""
+"""Ensembles some of whose members have parameters that name the classes."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
+from sklearn.ensemble import StackingClassifier, VotingClassifier
 from sklearn.utils import get_tags
 from sklearn.utils.metaestimators import available_if
 
-from sktl.exceptions import ParameterError
+__all__ = ["make_stack", "make_vote"]
 
-__all__ = ["Labelled", "as_member"]
+Members = Sequence[tuple[str, Any]]
 
 
-def as_member(estimator: Any, labels: npt.NDArray[Any]) -> Any:
-    """Clone of a classifier that means the same classes within an ensemble as on its own.
+def make_vote(members: Members) -> VotingClassifier:
+    """An ensemble that averages probabilities, and all of whose members mean the same classes."""
+    kind = LabelledVote if any(_names_classes(member) for _, member in members) else None
+    return (kind or VotingClassifier)(_wrapped(members), voting="soft")
 
-    VotingClassifier and StackingClassifier replace labels by numbers before they fit their members.
-    """
-    member = clone(estimator)
-    if np.array_equal(labels, np.arange(len(labels))) or not _names_classes(member):
-        return member
-    return Labelled(member, labels)
+
+def make_stack(members: Members, final_estimator: Any, cv: Any) -> StackingClassifier:
+    """An ensemble that learns from its members, all of which mean the same classes."""
+    kind = LabelledStack if any(_names_classes(member) for _, member in members) else None
+    return (kind or StackingClassifier)(_wrapped(members), final_estimator, cv=cv)
+
+
+class LabelledVote(VotingClassifier):
+    """VotingClassifier that tells its members the labels, which it replaces by numbers."""
+
+    def fit(self, X: Any, y: Any, **fit_params: Any) -> Self:
+        """Fit all members."""
+        _tell(self.estimators, y)
+        fitted: Self = super().fit(X, y, **fit_params)
+        return fitted
+
+
+class LabelledStack(StackingClassifier):
+    """StackingClassifier that tells its members the labels, which it replaces by numbers."""
+
+    def fit(self, X: Any, y: Any, **fit_params: Any) -> Self:
+        """Fit all members and the final estimator."""
+        _tell(self.estimators, y)
+        fitted: Self = super().fit(X, y, **fit_params)
+        return fitted
+
+
+def _wrapped(members: Members) -> list[tuple[str, Any]]:
+    return [
+        (name, Labelled(clone(member)) if _names_classes(member) else clone(member))
+        for name, member in members
+    ]
+
+
+def _tell(members: Members, y: Any) -> None:
+    labels = np.unique(y)
+    for _, member in members:
+        if isinstance(member, Labelled):
+            member.labels = labels
 
 
 def _names_classes(estimator: Any) -> bool:
     """Whether the meaning of a classifier's parameters depends on how its classes are called."""
     room = sys.modules.get("sktl.neural_network")  # without it nothing in there is of it
     params = estimator.get_params(deep=True)
+    by_name = {
+        "class_weight": lambda value: isinstance(value, Mapping),
+        "pos_label": lambda value: value is not None,
+        "validation": lambda value: isinstance(value, tuple),
+    }
     return any(
-        isinstance(value, Mapping) and name.rpartition("__")[2] == "class_weight"
+        name.rpartition("__")[2] in by_name and by_name[name.rpartition("__")[2]](value)
         for name, value in params.items()
     ) or any(
         room is not None and isinstance(part, room.ImageNetClassifier)
@@ -41,29 +82,26 @@ def _names_classes(estimator: Any) -> bool:
     )
 
 
-def _has(method: str) -> Any:
+def _has(method: str) -> Callable[[Any], bool]:
     return lambda self: hasattr(getattr(self, "estimator_", self.estimator), method)
 
 
 class Labelled(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     """A classifier that is given the numbers of classes, and tells its estimator their labels."""
 
-    def __init__(self, estimator: Any, labels: Any) -> None:
+    def __init__(self, estimator: Any, labels: Any = None) -> None:
         self.estimator = estimator
         self.labels = labels
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit a clone of the estimator on the labels that the numbers stand for."""
-        numbers = np.asarray(y)
-        if numbers.max(initial=0) >= len(self.labels):
-            raise ParameterError(
-                f"y has {numbers.max() + 1} classes, while the ranking that made this ensemble was "
-                f"of {len(self.labels)}: rank the models on all of them"
-            )
         weights = {} if sample_weight is None else {"sample_weight": sample_weight}
-        self.estimator_ = clone(self.estimator).fit(X, self.labels[numbers], **weights)
+        self.estimator_ = clone(self.estimator).fit(X, self.labels[np.asarray(y)], **weights)
         known = self.estimator_.classes_[self._known()]
         self.classes_ = np.searchsorted(self.labels, known)
+        for attribute in ("n_features_in_", "feature_names_in_"):
+            if hasattr(self.estimator_, attribute):
+                setattr(self, attribute, getattr(self.estimator_, attribute))
         return self
 
     @available_if(_has("predict_proba"))  # type: ignore[untyped-decorator]
@@ -78,9 +116,10 @@ class Labelled(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         return values if values.ndim == 1 else values[:, self._known()]
 
     def predict(self, X: Any) -> Any:
-        """Number of the likeliest class."""
-        said = (self.predict_proba if hasattr(self, "predict_proba") else self.decision_function)(X)
-        return self.classes_[said.argmax(axis=1) if said.ndim == 2 else (said > 0).astype(int)]
+        """Numbers of the classes that the estimator predicts, of those that it was fitted on."""
+        if self._known().all():
+            return np.searchsorted(self.labels, self.estimator_.predict(X))
+        return self.classes_[self.predict_proba(X).argmax(axis=1)]
 
     def _known(self) -> npt.NDArray[np.bool_]:
         """Which of the estimator's classes are labels; ImageNetClassifier may have many more."""

@@ -14,7 +14,7 @@ from sklearn.ensemble import StackingClassifier, VotingClassifier
 from sklearn.linear_model import LogisticRegression
 
 from sktl.exceptions import ParameterError
-from sktl.model_selection._labelled import as_member
+from sktl.model_selection._labelled import make_stack, make_vote
 from sktl.model_selection._out_of_fold import Fold, FoldResult, Said, assemble, evaluate
 from sktl.utils._parameters import suggest
 
@@ -179,10 +179,11 @@ class ModelRanking:
         -------
         stack : StackingClassifier
             Not fitted. Its folds are those of the ranking, so that it is to be fitted on the same
-            samples; for others, set its parameter `cv`.
+            samples; for others, set its parameter `cv`. The parameters of a member that name
+            classes, such as a dict of class weights, are those of its ``<name>__estimator``.
         """
         self._require_partition("stack")
-        return StackingClassifier(self._members(self._singles(k)), final_estimator, cv=self.splits)
+        return make_stack(self._members(self._singles(k)), final_estimator, self.splits)
 
     def vote(self, k: int = 3) -> VotingClassifier:
         """Average the probabilities of the k best candidates.
@@ -199,7 +200,7 @@ class ModelRanking:
         """
         names = self._singles(k)
         self._require_probabilities(names)
-        return VotingClassifier(self._members(names), voting="soft")
+        return make_vote(self._members(names))
 
     def with_stack(self, k: int = 3, final_estimator: Any = None) -> ModelRanking:
         """Rank the stack of the k best beside the candidates, on the same folds.
@@ -269,8 +270,7 @@ class ModelRanking:
         return singles[:k]
 
     def _members(self, names: list[str]) -> list[tuple[str, Any]]:
-        labels = np.unique(self.y)
-        return [(name, as_member(self.estimators[name], labels)) for name in names]
+        return [(name, self.estimators[name]) for name in names]
 
     def _with(self, name: str, ensemble: Any, results: list[FoldResult]) -> ModelRanking:
         return replace(

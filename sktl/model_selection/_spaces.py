@@ -182,7 +182,7 @@ def meanings(space: Any) -> dict[str, str]:
 
 def misfit(space: Any, trial: Any) -> str | None:
     """Why a recorded trial could not be one of this space; None if it could."""
-    if callable(space):
+    if callable(space) or "fixed_params" in trial.system_attrs:  # that someone has asked for
         return None
     known = {name: d for name, d in trial.distributions.items() if name in space}
     for name, before in known.items():
@@ -209,7 +209,7 @@ def _draw(name: str, dimension: Dimension, trial: Any) -> Any:
 def _dimension(name: str, given: Any) -> Dimension:
     distributions = _optuna().distributions
     if isinstance(given, distributions.BaseDistribution):
-        return Dimension(given)
+        return Dimension(_as_stored(given, distributions))
     if isinstance(given, (list, np.ndarray)) and len(given) > 0:
         labels = _labels(given)
         return Dimension(distributions.CategoricalDistribution(list(labels)), labels.__getitem__)
@@ -221,6 +221,14 @@ def _dimension(name: str, given: Any) -> Dimension:
         f"space[{name!r}] must be a list of choices, a range (low, high) or (low, high, 'log'), a "
         f"distribution of Optuna or a frozen one of scipy.stats; got {given!r}."
     )
+
+
+def _as_stored(given: Any, distributions: Any) -> Any:
+    """One of Optuna's older classes as the newer one that its storages give back."""
+    for kind in (distributions.FloatDistribution, distributions.IntDistribution):
+        if isinstance(given, kind):
+            return kind(given.low, given.high, log=given.log, step=given.step)
+    return given
 
 
 def _range(name: str, given: tuple[Any, ...], distributions: Any) -> Any:
@@ -255,7 +263,7 @@ def _of_scipy(given: Any, distributions: Any) -> Dimension:
         return Dimension(distributions.FloatDistribution(low, high, log=True))
     quantile = distributions.FloatDistribution(_LEAST, _MOST)
     value: Any = int if isinstance(given.dist, rv_discrete) else float
-    meaning = f"{kind}{in_words(given.args)}{in_words(given.kwds)}"
+    meaning = f"{kind}{in_words(given.dist._parse_args(*given.args, **given.kwds))}"
     return Dimension(quantile, lambda drawn: value(given.ppf(drawn)), meaning)
 
 

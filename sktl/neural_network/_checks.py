@@ -116,7 +116,7 @@ def _check_data(estimator: CNNClassifier, checks: ParameterChecks) -> None:
     fine = e.checkpoint_dir is None or isinstance(e.checkpoint_dir, (str, os.PathLike))
     checks.that("checkpoint_dir", e.checkpoint_dir, fine, "a folder or None")
     verbose: Any = e.verbose
-    checks.that("verbose", verbose, isinstance(verbose, (bool, numbers.Integral)), "a number")
+    checks.that("verbose", verbose, isinstance(verbose, (np.bool_, numbers.Real)), "a number")
     augmentation: Any = as_augmentation(e.augment)
     if isinstance(augmentation, Augmentation):
         augmentation.check(checks)

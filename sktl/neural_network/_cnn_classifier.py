@@ -562,9 +562,12 @@ class CNNClassifier(
             self._load(getattr(self, "_loaded", self.keep))
         return self._made
 
-    def _build(self) -> Built:
-        """The network as it was before it learnt."""
-        return build(self._as_fitted(), self._seed, self._statistics, len(self.classes_))
+    def _build(self, *, callbacks: bool = True) -> Built:
+        """The network as it was before it learnt, with callbacks that begin anew, or without."""
+        described = self._as_fitted()
+        if not callbacks:
+            described.callbacks = None
+        return build(described, self._seed, self._statistics, len(self.classes_))
 
     def _as_fitted(self) -> CNNClassifier:
         """A copy with the network that was fitted, whatever the parameters say by now."""
@@ -582,7 +585,8 @@ class CNNClassifier(
         built = self._built()
         if built.has_learnt and not has_trunk(state):
             # That of an epoch before the trunk learnt, which was as it is built.
-            built.module.trunk.load_state_dict(self._build().module.trunk.state_dict())
+            before = self._build(callbacks=False).module.trunk.state_dict()
+            built.module.trunk.load_state_dict(before)
         built.load(state)
 
     def _refit(

@@ -14,6 +14,7 @@ from sktl.engine import resolve_store
 from sktl.engine._digests import picture_digests
 from sktl.exceptions import DivergenceError, ParameterError
 from sktl.images import as_images
+from sktl.neural_network._checks import check_parameters
 from sktl.neural_network._cnn_classifier import CNNClassifier
 from sktl.utils._parameters import ParameterChecks
 
@@ -88,6 +89,7 @@ def overfit_check(
     >>> overfit_check(CNNClassifier("lenet", weights=None, random_state=0), X, y).diagnosis
     'all 32 pictures were learnt'
     """
+    check_parameters(estimator, estimator._phases())
     checks = ParameterChecks("overfit_check")
     checks.integer("n_images", n_images, minimum=2)
     checks.done()

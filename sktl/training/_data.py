@@ -34,7 +34,7 @@ __all__ = [
 Positions = Sequence[int] | npt.NDArray[np.intp]
 
 # Of the largest number among the first activations, in 16 bits, which know exponents from -14
-# (with all digits) to 15: later ones may be 32 times as large.
+# (with all digits) to 15: where later ones are more than 32 times as large, the unit changes.
 _EXPONENT = 10
 # Pictures that the frozen part is run on at once, and batches that are read ahead.
 _AT_ONCE = 64
@@ -231,26 +231,30 @@ class Activations:
         """
         dtype = cls.dtype(shape)
         values = _memory_map((n_copies, len(pixels), *shape), dtype)
-        total, unit = n_copies * len(pixels), 1.0
+        total, most = n_copies * len(pixels), float(np.finfo(dtype).max)
+        unit = 1.0 if dtype == np.float32 else None
         with tqdm(total=total, unit="image", delay=3, disable=not progress) as bar:
             for copy in range(n_copies):
                 for start in range(0, len(pixels), _AT_ONCE):
                     some = range(start, min(start + _AT_ONCE, len(pixels)))
                     found = run(pixels.read(some), copy).cpu()
-                    if copy == some.start == 0 and dtype == np.float16:
-                        unit = _unit_of(found)
-                    found = found / unit
-                    if found.abs().max() > np.finfo(dtype).max:
+                    largest = float(found.abs().max())
+                    if unit is None or largest > unit * most:
+                        before, unit = unit, _unit_of(largest)
+                        if before is not None and unit is not None:
+                            values *= before / unit
+                    if largest > (unit or 1.0) * most:
                         raise OverflowError("a number is too large for 16 bits")
-                    values[copy, some.start : some.stop] = found
+                    values[copy, some.start : some.stop] = found / (unit or 1.0)
                     bar.update(len(some))
-        return cls(values, unit)
+        return cls(values, unit or 1.0)
 
 
-def _unit_of(numbers: torch.Tensor) -> float:
-    """A power of 2, at most 1, in which numbers like these are not too small for 16 bits."""
-    largest = float(numbers.abs().max())
-    if not 0 < largest < math.inf:
+def _unit_of(largest: float) -> float | None:
+    """A power of 2, at most 1, in which numbers up to this are not too small for 16 bits."""
+    if largest == 0:
+        return None  # nothing can be told
+    if not math.isfinite(largest):
         return 1.0
     return min(1.0, 2.0 ** (math.floor(math.log2(largest)) - _EXPONENT))
 
@@ -264,7 +268,7 @@ class Batches:
         The inputs.
     labels : ndarray of shape (n,), int64
         Of all pictures of the source.
-    weights : ndarray of shape (n,), float32, or None
+    weights : ndarray of shape (n,), or None
         Weights of the samples, 1 on average.
     batch_size : int
         Pictures a batch.
@@ -282,7 +286,7 @@ class Batches:
         self,
         source: Pixels | Activations,
         labels: npt.NDArray[np.int64],
-        weights: npt.NDArray[np.float32] | None,
+        weights: npt.NDArray[np.floating[Any]] | None,
         batch_size: int,
         rng: np.random.Generator | None = None,
         *,
@@ -292,7 +296,8 @@ class Batches:
     ) -> None:
         self.after_batch, self.pin = after_batch, pin
         self.team = team or Team()
-        self.source, self.labels, self.weights = source, labels, weights
+        self.source, self.labels = source, labels
+        self.weights = None if weights is None else np.asarray(weights, np.float32)
         self.batch_size, self.rng = batch_size, rng
 
     def __len__(self) -> int:

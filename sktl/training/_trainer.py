@@ -251,27 +251,8 @@ class Trainer:
             work.mixup = work.cutmix = 0.0
         work.right = {}
         parts = self._parts(train, valid, number, epoch, after_batch=schedule.after_batch)
-        net.find_losses = functools.partial(self._losses, parts)
-        asked_to_stop = False
-        try:
-            net.fit_loop(parts, epochs=1)
-        except StopPhase:
-            asked_to_stop = True
-        except RuntimeError as error:
-            if is_out_of_memory(error):
-                error.add_note(
-                    f"A smaller batch_size than {settings.batch_size} needs less memory; so does "
-                    'precision="bf16"'
-                )
-            raise
-        record = net.history.record
-        row = net.history[-1]
-        if asked_to_stop and "train_loss" not in row:  # in the midst of the epoch
-            losses = {"train_loss": self._mean_loss("train"), **self._losses(parts)}
-            for which, loss in losses.items():
-                record(which, loss)
-            net.record_accuracies()
-        asked_to_stop = bool(self.team.sum(asked_to_stop))
+        asked_to_stop = bool(self.team.sum(self._fit_loop(parts)))
+        record, row = net.history.record, net.history[-1]
         record("phase", name)
         record("epoch_in_phase", epoch + 1)
         record("lr", lr)
@@ -280,6 +261,35 @@ class Trainer:
         schedule.after_epoch(row.get("valid_loss", row.get("train_loss")))
         self._keep_best(number, epoch)
         return not asked_to_stop and not self._should_stop(name)
+
+    def _fit_loop(self, parts: Parts) -> bool:
+        """One pass; whether a callback has asked to stop."""
+        net, row_of = self.net, self.net.history
+        net.find_losses = functools.partial(self._losses, parts)
+        try:
+            net.fit_loop(parts, epochs=1)
+        except StopPhase:
+            if "train_loss" not in row_of[-1]:  # in the midst of the epoch
+                losses = {f"{part}_loss": self._mean_loss(part) for part in ("train", "valid")}
+                losses.update(self._losses(parts))
+                if "valid" not in self.work.right:
+                    del losses["valid_loss"]
+                for which, loss in losses.items():
+                    row_of.record(which, loss)
+                net.record_accuracies()
+            return True
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                error.add_note(
+                    f"A smaller batch_size than {self.settings.batch_size} needs less memory; so "
+                    'does precision="bf16"'
+                )
+            raise
+        finally:
+            # The net outlives the data and this trainer.
+            for attribute in ("find_losses", "losses"):
+                net.__dict__.pop(attribute, None)
+        return False
 
     def _seed(self, *key: int) -> None:
         """Begin the draws of augmentation, mixing and dropout: each process has its own."""

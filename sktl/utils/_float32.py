@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import operator
+import os
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -39,11 +40,9 @@ def full_float32(device: str) -> Iterator[None]:
         yield
         return
     with _lock:
+        if _n_inside[device] == 0:
+            _before[device] = _fill_up(device)
         _n_inside[device] += 1
-        if _n_inside[device] == 1:
-            _before[device] = _reduced(device)
-            for operations, _ in _before[device]:
-                operations.fp32_precision = "ieee"
     try:
         yield
     finally:
@@ -54,9 +53,30 @@ def full_float32(device: str) -> Iterator[None]:
                     operations.fp32_precision = precision
 
 
-def _reduced(device: str) -> list[tuple[Any, str]]:
-    """Operations that may use fewer bits, and how few."""
+def _fill_up(device: str) -> list[tuple[Any, str]]:
+    """Let operations use all bits; tell what they were set to themselves."""
     import torch
 
-    found = [operator.attrgetter(path)(torch.backends) for path in _BACKENDS[device]]
-    return [(each, each.fp32_precision) for each in found if each.fp32_precision not in _FULL]
+    changed = []
+    for path in _BACKENDS[device]:
+        operations = operator.attrgetter(path)(torch.backends)
+        before = operations.fp32_precision
+        if before in _FULL:
+            continue
+        operations.fp32_precision = "none"  # as PyTorch's older switches have it
+        if operations.fp32_precision not in _FULL:  # that was told to all operations
+            operations.fp32_precision, before = "ieee", "none"
+        changed.append((operations, before))
+    return changed
+
+
+def _begin_anew() -> None:
+    """In a child that was forked, none of whose threads is inside."""
+    global _lock
+    _lock = threading.Lock()
+    for device in _n_inside:
+        _n_inside[device] = 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)

@@ -24,7 +24,7 @@ from sktl import CNNFeatures, FeatureStore
 from sktl.backbones import Backbone, Preprocessing, register_backbone
 from sktl.engine import Network, _claims, _runtime
 from sktl.engine._runner import Runner
-from sktl.exceptions import BadImageWarning, ImageDecodeError, ParameterError
+from sktl.exceptions import BadImageWarning, ImageDecodeError, ParameterError, WeightsError
 from sktl.images import ImageCollection
 
 
@@ -403,7 +403,7 @@ def test_weights_that_look_like_the_old_file_are_read(store, tmp_path):
     assert np.abs(rows[0] - rows[1]).max() > 0.01
 
 
-def test_facts_of_other_weights_are_dropped_when_the_network_is_loaded(store, tmp_path):
+def test_facts_of_other_weights_are_forgotten_when_the_network_is_loaded(store, tmp_path):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "w.pth")
@@ -411,8 +411,9 @@ def test_facts_of_other_weights_are_dropped_when_the_network_is_loaded(store, tm
     known = network.spec.digest
     again = Network("resnet18", tmp_path / "w.pth", store)
     again._known["spec"]["digest"] = "that of another file"
-    again.load()
-    assert again.spec.digest == known
+    with pytest.raises(WeightsError, match="no longer those"):
+        again.load()
+    assert Network("resnet18", tmp_path / "w.pth", store).spec.digest == known
 
 
 def test_several_small_networks_stay_ready(monkeypatch):

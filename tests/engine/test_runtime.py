@@ -136,11 +136,27 @@ def test_float32_stays_float32_whatever_the_process_allows(precision):
         one.__enter__()
         other.__enter__()
         one.__exit__(None, None, None)
-        assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"
+        assert torch.backends.mkldnn.matmul.fp32_precision in ("ieee", "none")
         other.__exit__(None, None, None)
         assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def test_settings_of_all_operations_still_reach_each_afterwards():
+    matmul = torch.backends.mkldnn.matmul
+    before = torch.backends.fp32_precision, matmul.fp32_precision
+    try:
+        matmul.fp32_precision = "none"
+        torch.backends.fp32_precision = "bf16"
+        assert matmul.fp32_precision == "bf16"
+        with full_float32("cpu"):
+            assert matmul.fp32_precision == "ieee"
+        assert matmul.fp32_precision == "bf16"
+        torch.backends.fp32_precision = "ieee"
+        assert matmul.fp32_precision == "ieee", "its own setting hides that of all"
+    finally:
+        torch.backends.fp32_precision, matmul.fp32_precision = before
 
 
 def test_runtimes_share_what_is_stored(tmp_path):

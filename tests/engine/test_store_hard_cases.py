@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 import signal
 import sqlite3
@@ -359,6 +360,24 @@ def test_whole_numbers_of_own_modules_tell_networks_apart(tmp_path, one):
     second = features(store, small(before=[Rounded(other)])).fit_transform(pictures())
     assert n_rows(store) == [6, 6]
     assert not np.array_equal(first, second)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_child_that_is_forked_has_a_connection_of_its_own(tmp_path):
+    store = FeatureStore(tmp_path / "store")
+    with store.held():
+        store.digests([str(tmp_path / "none")])
+        store.remember_network("a", {"b": 1})
+        mine = store._database._held.db
+        child = os.fork()
+        if child == 0:
+            with store.held():
+                fine = store.network("a") == {"b": 1} and store._database._held.db is not mine
+            os._exit(0 if fine else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        assert store.network("a") == {"b": 1}
+    assert pickle.loads(pickle.dumps(store))._rests_until == 0
 
 
 def test_a_store_is_tried_again_after_a_failure(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import enum
 import functools
+import gc
 import pickle
 import threading
 
@@ -16,11 +17,13 @@ from sklearn.model_selection import GridSearchCV, ShuffleSplit
 from skorch.callbacks import EarlyStopping, EpochScoring, Freezer, GradientNormClipping
 from torch import nn
 
-from sktl import CNNClassifier, CNNFeatures, Phase
+from sktl import CNNClassifier, CNNFeatures, Phase, as_images
+from sktl.backbones import Preprocessing
 from sktl.exceptions import DivergenceError, ImageDecodeError, ParameterError
 from sktl.neural_network._parts import split
 from sktl.training import Augmentation, Patience, _sources
 from sktl.training._checkpoint import Checkpoint
+from sktl.training._data import Activations
 from sktl.training._settings import Labelled
 
 Y = np.arange(24) % 2
@@ -170,6 +173,56 @@ def test_callbacks_see_the_losses_of_the_history(options):
     stops = EarlyStopping(monitor="train_top1", lower_is_better=False)
     fitted = model(callbacks=[Watch(), stops], validation=0.25, **options).fit(pictures(), Y)
     np.testing.assert_array_equal(seen, fitted.history_[names])
+
+
+def test_a_trained_net_holds_no_pictures():
+    X = pictures()
+    fitted = model("lenet", validation=0.25).fit(X, Y)
+    assert len(pickle.dumps(fitted.net_)) < 3 * sum(t.nbytes for t in tensors(fitted)) + X.nbytes
+    held = [type(o).__name__ for o in gc.get_referents(fitted.net_, vars(fitted.net_))]
+    assert not {"partial", "Trainer", "Parts"} & set(held)
+
+
+def test_callbacks_keep_what_they_saw_where_the_best_epoch_was_early():
+    class Rows(skorch.callbacks.Callback):
+        def initialize(self):
+            self.rows = []
+            return self
+
+        def on_epoch_end(self, net, **kwargs):
+            self.rows.append(net.history[-1, "valid_loss"])
+
+    rows = Rows()
+    phases = [("head", Phase("head", 2, lr=0.05)), ("spoil", Phase("all", 2, lr=3.0))]
+    options = {"weights": "default", "phases": phases, "store": None, "callbacks": [rows]}
+    fitted = model("efficientnet_lite0", validation=0.25, **options).fit(pictures(), Y)
+    assert fitted.best_epoch_ <= 2
+    np.testing.assert_array_equal(rows.rows, fitted.history_["valid_loss"])
+
+
+def test_a_stop_within_the_validation_part():
+    class StopLate(skorch.callbacks.Callback):
+        def on_batch_end(self, net, training, **kwargs):
+            if not training:
+                raise KeyboardInterrupt
+
+    fitted = model(callbacks=[StopLate()], validation=0.25).fit(pictures(), Y)
+    assert fitted.history_[["train_loss", "valid_loss"]].notna().all(axis=None)
+    assert len(fitted.history_) == 1
+
+
+@pytest.mark.parametrize(("first", "later"), [(3.0, 300.0), (0.02, 1.0), (0.0, 1e-6)])
+def test_the_unit_of_activations_follows_larger_numbers(first, later):
+    pixels = Labelled(as_images(pictures(130)), np.zeros(130, np.int64)).pixels(
+        Preprocessing(size=32, resize=32), 1, 10**9
+    )
+    sizes = iter([first, first / 3, later])
+    kept = Activations.compute(
+        pixels, (2, 1, 1), lambda x, _: torch.full((len(x), 2, 1, 1), next(sizes))
+    )
+    found = kept.read(np.arange(130))[:, 0, 0, 0]
+    expected = np.repeat([first, first / 3, later], [64, 64, 2])
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
 def test_small_numbers_are_kept_as_exactly_as_large_ones(monkeypatch):
