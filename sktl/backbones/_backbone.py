@@ -31,6 +31,7 @@ from sktl.backbones._feature_network import (
 from sktl.backbones._preprocessing import IMAGENET, Preprocessing
 from sktl.backbones._weights import digest_structure, digest_tensors
 from sktl.exceptions import LayerNotFoundError, ParameterError
+from sktl.utils._devices import noise
 from sktl.utils._float32 import full_float32
 from sktl.utils._parameters import suggest
 
@@ -294,10 +295,7 @@ class Backbone:
         fingerprints : list of str
             SHA-256, in hexadecimal.
         """
-        size = self.preprocessing.size
-        generator = torch.Generator().manual_seed(0)
-        # As wide as normalised pictures.
-        probe = torch.rand((1, 3, size, size), generator=generator, device="cpu") * 5 - 2.5
+        probe = noise(1, self.preprocessing.size) * 5 - 2.5  # as wide as normalised pictures
         try:
             responses = self._respond(layers, probe, torch.device("cpu"))
         except RuntimeError:  # of what it holds beside its tensors, something is on its device

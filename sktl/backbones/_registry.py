@@ -31,6 +31,7 @@ from sktl.backbones._weights import (
 )
 from sktl.exceptions import BackboneNotFoundError, ParameterError, WeightsError
 from sktl.utils._parameters import suggest
+from sktl.utils._sameness import file_state
 
 __all__ = ["clear_loaded", "list_backbones", "load_backbone", "register_backbone"]
 
@@ -285,13 +286,11 @@ def _loader(name: str) -> Callable[[str, Any, int], Backbone]:
 
 
 def weights_key(weights: str | os.PathLike[str] | None) -> Any:
-    """What tells weights apart: their name, or path, times, size and inode of a local file."""
+    """What tells weights apart: their name, or path and state of a local file."""
     path = None if weights is None else local_file(weights)
     if path is None:
         return weights
-    status = path.stat()
-    state = status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
-    return str(path.absolute()), *state
+    return str(path.absolute()), *file_state(path)
 
 
 def _load_registered(

@@ -20,6 +20,7 @@ from torch import nn
 
 from sktl.exceptions import ParameterError, WeightsError
 from sktl.utils._optional import import_optional
+from sktl.utils._sameness import without_addresses
 
 __all__ = [
     "StateDict",
@@ -108,11 +109,6 @@ def _is_plain(value: Any) -> bool:
         inner = [*value, *value.values()] if isinstance(value, dict) else value
         return bool(inner) and all(map(_is_plain, inner))  # empty ones may be filled by running
     return isinstance(value, (int, float, str, tuple, np.generic))
-
-
-def without_addresses(thing: Any) -> str:
-    """What an object says of itself, but for where it lies in memory."""
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(thing))
 
 
 def hash_prefix(url: str) -> str:

@@ -12,6 +12,7 @@ from sktl.engine._database import among, chunks
 from sktl.images import ImageCollection
 from sktl.images._decode import BadImageError
 from sktl.images._digest import digest_bytes, digest_file, digest_picture
+from sktl.utils._sameness import file_state
 
 if TYPE_CHECKING:
     from sktl.engine._store import FeatureStore
@@ -52,7 +53,7 @@ def is_as_seen(picture: Seen) -> bool:
     if picture.path is None or picture.digest is None:
         return True
     try:
-        return _state_of(picture.path) == picture.state
+        return file_state(picture.path) == picture.state
     except OSError:
         return False
 
@@ -102,7 +103,7 @@ def digest_files(
     now = time.time_ns()
     for path in dict.fromkeys(paths):
         try:
-            state = _state_of(path)
+            state = file_state(path)
             if path in known and known[path][:-1] == state:
                 seen[path] = Seen(known[path][-1], path, state)
                 continue
@@ -117,12 +118,6 @@ def digest_files(
             mtime_ns = -1
         fresh.append((path, size, mtime_ns, inode, ctime_ns, seen[path].digest))
     return seen, fresh
-
-
-def _state_of(path: str) -> tuple[int, int, int, int]:
-    """What changes with a file: ctime_ns also where its time was put back, but not on Windows."""
-    state = os.stat(path)  # noqa: PTH116
-    return state.st_size, state.st_mtime_ns, state.st_ino, state.st_ctime_ns
 
 
 def _is_text(path: str) -> bool:

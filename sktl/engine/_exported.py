@@ -19,6 +19,7 @@ from sktl.engine._openvino import OpenVinoRunner, as_openvino
 from sktl.engine._runner import Runner
 from sktl.engine._three_products import has_matrix_units
 from sktl.exceptions import ParameterError
+from sktl.utils._devices import noise
 from sktl.utils._float32 import full_float32
 from sktl.utils._tracing import write_onnx
 
@@ -104,8 +105,7 @@ class Export:
     def noise(self, n: int, *, seed: int) -> torch.Tensor:
         """(n, 3, size, size) numbers from 0 to 1."""
         size = self.backbone.preprocessing.at_size(self.recipe.image_size).size
-        generator = torch.Generator().manual_seed(seed)
-        return torch.rand((n, 3, size, size), generator=generator, device="cpu")
+        return noise(n, size, seed=seed)
 
     @functools.cached_property
     def samples(self) -> list[tuple[torch.Tensor, list[torch.Tensor]]]:

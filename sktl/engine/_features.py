@@ -157,16 +157,15 @@ class _Shelf:
         self.last_progress = time.monotonic()
         self.finished: list[bytes | None] = []
         self.layers: list[Array | None] = []
-        self.names: list[StoredLayer] = []
-        prints = network.fingerprints(recipe.layers) if store is not None else recipe.layers
-        for layer, fingerprint in zip(recipe.layers, prints, strict=True):
+        for layer in recipe.layers:
             shape = pooled_shape(network.shape(layer, recipe.image_size), recipe.pooling)
             rows = np.full((len(seen), *shape), np.nan, np.float32) if keep else None
             self.layers.append(rows)
-            if store is not None:
-                self.names.append(
-                    _stored_layer(network, recipe, layer, str(fingerprint), images, rounding)
-                )
+        prints = [] if store is None else network.fingerprints(recipe.layers)
+        self.names = [
+            _stored_layer(network, recipe, layer, fingerprint, images, rounding)
+            for layer, fingerprint in zip(recipe.layers, prints, strict=False)  # none without store
+        ]
 
     def __enter__(self) -> _Shelf:
         return self

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 
+from sktl.utils._devices import noise
+
 if TYPE_CHECKING:
     from sktl.backbones import FeatureNetwork
 
@@ -54,9 +56,7 @@ def fuse(network: FeatureNetwork, size: int) -> Fused:
     fused : Fused
     """
     weight = next(network.parameters())
-    generator = torch.Generator().manual_seed(0)
-    probe = torch.rand((1, 3, size, size), generator=generator, device="cpu")
-    probe = probe.to(weight.device, weight.dtype)
+    probe = noise(1, size).to(weight.device, weight.dtype)
     with torch.inference_mode():
         seen = _watch(network, probe, _is_foldable)
         undo = [_fold(network.replica, step.conv, step.then) for step in seen.steps]

@@ -18,7 +18,7 @@ _EVERY_S = 1.0
 _lock = threading.Lock()
 _noted: dict[Path, dict[bytes, int]] = {}
 _written: dict[Path, float] = {}
-_at_end: dict[int, Finalize] = {}
+_to_write_at_end: set[int] = set()  # numbers of processes
 
 
 def note_hits(db: sqlite3.Connection, path: Path, key: bytes, n: int) -> None:
@@ -26,8 +26,9 @@ def note_hits(db: sqlite3.Connection, path: Path, key: bytes, n: int) -> None:
     if n == 0:
         return
     with _lock:
-        if os.getpid() not in _at_end:  # runs in children of multiprocessing too, unlike atexit
-            _at_end[os.getpid()] = Finalize(None, _write_all, exitpriority=0)
+        if os.getpid() not in _to_write_at_end:
+            _to_write_at_end.add(os.getpid())
+            Finalize(None, _write_all, exitpriority=0)  # in children too, unlike atexit
         of_path = _noted.setdefault(path, {})
         of_path[key] = of_path.get(key, 0) + n
         is_time = time.monotonic() - _written.get(path, -_EVERY_S) >= _EVERY_S

@@ -343,20 +343,19 @@ class FeatureStore:
             precision, rows, bytes, hits (rows handed out so far; other processes write theirs down
             now and then). ``info.attrs`` has the path and the bytes of the whole file.
         """
-
-        def read(db: sqlite3.Connection) -> list[Any]:
-            write_hits(db, self.path)
-            return db.execute(
-                "SELECT backbone, description, hits, COUNT(features.id), "
-                "TOTAL(LENGTH(row)) FROM layers LEFT JOIN features ON layer = layers.id "
-                "GROUP BY layers.id ORDER BY layers.id"
-            ).fetchall()
-
         told = ["layer", "pooling", "image_size", "crops", "precision"]
-        records, size_of_file, found = [], 0, []
+        found: list[Any] = []
+        size_of_file = 0
         if self._database.exists():
             with self._opened() as db:
-                found, size_of_file = read(db), file_bytes(db)
+                write_hits(db, self.path)
+                found = db.execute(
+                    "SELECT backbone, description, hits, COUNT(features.id), "
+                    "TOTAL(LENGTH(row)) FROM layers LEFT JOIN features ON layer = layers.id "
+                    "GROUP BY layers.id ORDER BY layers.id"
+                ).fetchall()
+                size_of_file = file_bytes(db)
+        records = []
         for backbone, description, hits, rows, size in found:
             details = description_of(description)
             records.append(
@@ -506,8 +505,9 @@ class FeatureStore:
         backbone : str, default=None
             Name of the network, as in `info`.
         """
-
-        def delete(db: sqlite3.Connection) -> None:
+        if not self._database.exists():
+            return
+        with self._opened() as db:
             with db:
                 which = "" if backbone is None else " WHERE backbone = ?"
                 names = [] if backbone is None else [backbone]
@@ -519,10 +519,6 @@ class FeatureStore:
                     db.execute("DELETE FROM files")
                     db.execute("DELETE FROM networks")
             db.execute("VACUUM")
-
-        if self._database.exists():
-            with self._opened() as db:
-                delete(db)
 
     def _key(self, layer: StoredLayer) -> bytes:
         return layer.key if self.dtype == "float32" else layer.key + self.dtype.encode()

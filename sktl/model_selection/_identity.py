@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -15,14 +14,15 @@ import joblib
 import numpy as np
 from sklearn.utils.validation import _num_samples
 
-__all__ = ["ADDRESS", "identity", "in_words"]
+from sktl.utils._sameness import ADDRESS
+
+__all__ = ["identity", "in_words"]
 
 # Parameters that do not change what a search finds.
 _IMMATERIAL = {
     "cache_bytes", "callbacks", "checkpoint_dir", "device", "memory", "n_jobs", "pre_dispatch",
     "runtime", "store", "verbose",
 }  # fmt: skip
-ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _PLAIN = (str, bytes, int, float, np.generic, np.ndarray, os.PathLike, list, tuple)
 _SHOWN = 100
 

@@ -20,14 +20,16 @@ Members = Sequence[tuple[str, Any]]
 
 def make_vote(members: Members) -> VotingClassifier:
     """An ensemble that averages probabilities, and all of whose members mean the same classes."""
-    kind = LabelledVote if any(_names_classes(member) for _, member in members) else None
-    return (kind or VotingClassifier)(_wrapped(members), voting="soft")
+    members = _wrapped(members)
+    kind = LabelledVote if _are_told(members) else VotingClassifier
+    return kind(members, voting="soft")
 
 
 def make_stack(members: Members, final_estimator: Any, cv: Any) -> StackingClassifier:
     """An ensemble that learns from its members, all of which mean the same classes."""
-    kind = LabelledStack if any(_names_classes(member) for _, member in members) else None
-    return (kind or StackingClassifier)(_wrapped(members), final_estimator, cv=cv)
+    members = _wrapped(members)
+    kind = LabelledStack if _are_told(members) else StackingClassifier
+    return kind(members, final_estimator, cv=cv)
 
 
 class LabelledVote(VotingClassifier):
@@ -55,6 +57,10 @@ def _wrapped(members: Members) -> list[tuple[str, Any]]:
         (name, Labelled(clone(member)) if _names_classes(member) else clone(member))
         for name, member in members
     ]
+
+
+def _are_told(members: Members) -> bool:
+    return any(isinstance(member, Labelled) for _, member in members)
 
 
 def _tell(members: Members, y: Any) -> None:

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sktl.exceptions import ParameterError
-from sktl.model_selection._identity import ADDRESS, in_words
+from sktl.model_selection._identity import in_words
 from sktl.utils._parameters import suggest
+from sktl.utils._sameness import without_addresses
 
 __all__ = [
     "choices",
@@ -280,7 +281,7 @@ def _labels(values: Any) -> dict[Any, Any]:
 
 def _described(value: Any) -> str:
     """One line that is the same in every process."""
-    return ADDRESS.sub("", " ".join(repr(value).split()))
+    return " ".join(without_addresses(value).split())
 
 
 def _differ(values: list[Any]) -> bool:

@@ -21,6 +21,7 @@ from sktl.engine._runtime import RUNTIMES, check_runtime
 from sktl.exceptions import ImageDecodeError, ParameterError
 from sktl.images import ImageCollection, ImageEstimatorMixin
 from sktl.neural_network._parts import require_labels
+from sktl.utils._devices import noise
 from sktl.utils._float32 import full_float32
 from sktl.utils._parameters import ParameterChecks
 from sktl.utils._portable import PortableMixin
@@ -361,8 +362,7 @@ class ImageNetClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, Ba
 def _is_last(backbone: Backbone) -> bool:
     """Whether a network's output is that of its head on the penultimate features."""
     size = backbone.preprocessing.size
-    generator = torch.Generator().manual_seed(0)
-    picture = torch.rand((1, 3, size, size), generator=generator, device="cpu")
+    picture = noise(1, size)
     picture = picture.to(next(backbone.module.parameters(), picture))
     with torch.inference_mode(), full_float32(picture.device.type):
         features, logits = backbone.feature_network(["penultimate", "logits"])(picture)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sktl.backbones._weights import without_addresses
+from sktl.utils._sameness import without_addresses
 
 __all__ = ["Checkpoint"]
 

@@ -264,18 +264,18 @@ class Trainer:
 
     def _fit_loop(self, parts: Parts) -> bool:
         """One pass; whether a callback has asked to stop."""
-        net, row_of = self.net, self.net.history
+        net, history = self.net, self.net.history
         net.find_losses = functools.partial(self._losses, parts)
         try:
             net.fit_loop(parts, epochs=1)
         except StopPhase:
-            if "train_loss" not in row_of[-1]:  # in the midst of the epoch
+            if "train_loss" not in history[-1]:  # in the midst of the epoch
                 losses = {f"{part}_loss": self._mean_loss(part) for part in ("train", "valid")}
                 losses.update(self._losses(parts))
                 if "valid" not in self.work.right:
                     del losses["valid_loss"]
                 for which, loss in losses.items():
-                    row_of.record(which, loss)
+                    history.record(which, loss)
                 net.record_accuracies()
             return True
         except RuntimeError as error:

@@ -11,6 +11,7 @@ __all__ = [
     "empty_cache",
     "in_parts",
     "is_out_of_memory",
+    "noise",
     "numbered",
     "private_randomness",
     "seed_generators",
@@ -62,6 +63,12 @@ def empty_cache(device: torch.device) -> None:
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
+
+
+def noise(n: int, size: int, *, seed: int = 0) -> torch.Tensor:
+    """(n, 3, size, size) numbers from 0 to 1, on the CPU, the same in every run."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand((n, 3, size, size), generator=generator, device="cpu")
 
 
 def seed_generators(seed: int, device: torch.device) -> None:
