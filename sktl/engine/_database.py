@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 _APPLICATION = 0x736B746C  # "sktl", in SQLite's application_id: this file is ours
-_VERSION = 3
+_VERSION = 4
 _WAIT_S = 60.0
 _CHUNK = 500  # SQLite's default limit on variables is far higher; longer lists gain nothing
 _SCHEMA = """
@@ -40,7 +40,7 @@ CREATE TABLE IF NOT EXISTS features (
 CREATE INDEX IF NOT EXISTS features_used ON features (used);
 CREATE TABLE IF NOT EXISTS files (
     path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, inode INTEGER, ctime_ns INTEGER,
-    digest BLOB) WITHOUT ROWID;
+    digest BLOB, is_opaque INTEGER) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS claims (picture BLOB PRIMARY KEY, owner TEXT NOT NULL)
     WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS networks (alias TEXT PRIMARY KEY, content TEXT NOT NULL) WITHOUT ROWID;

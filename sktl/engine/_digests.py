@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sktl.engine._database import among, chunks
 from sktl.images import ImageCollection
-from sktl.images._decode import BadImageError
-from sktl.images._digest import digest_bytes, digest_file, digest_picture
+from sktl.images._decode import RGB, BadImageError
+from sktl.images._digest import Content, digest_picture
 from sktl.utils._sameness import file_state
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _RACY_NS = 2_000_000_000
 
 
 class Seen(NamedTuple):
-    """A picture's content digest, and in which state its file was then.
+    """Digest of what a picture shows, and in which state its file was then.
 
     Attributes
     ----------
@@ -59,31 +59,32 @@ def is_as_seen(picture: Seen) -> bool:
 
 
 def picture_digests(images: ImageCollection, store: FeatureStore) -> list[bytes | None]:
-    """Content digest of each picture; None for what cannot be read."""
+    """Digest of what each picture shows; None for what cannot be read."""
     return [picture.digest for picture in see_pictures(images, store)]
 
 
 def see_pictures(images: ImageCollection, store: FeatureStore) -> list[Seen]:
-    """Content digest of each picture, and the state of its file."""
+    """Digest of what each picture shows, and the state of its file."""
     seen = [Seen(None)] * len(images)
     paths = {}
     for i, item in enumerate(images):
         if isinstance(item, (str, os.PathLike)):
             paths[i] = os.fspath(item)
         elif isinstance(item, (bytes, bytearray, memoryview)):
-            seen[i] = Seen(digest_bytes(bytes(item)))
+            seen[i] = Seen(Content.of_bytes(bytes(item)).on(images.background))
         else:
             try:
                 seen[i] = Seen(digest_picture(images.read_rgb(i)))
             except BadImageError:
                 continue
-    for i, file in zip(paths, store.see_files(list(paths.values())), strict=True):
+    files = store.see_files(list(paths.values()), images.background)
+    for i, file in zip(paths, files, strict=True):
         seen[i] = file
     return seen
 
 
 def known_files(db: sqlite3.Connection, paths: Sequence[str]) -> dict[str, tuple[Any, ...]]:
-    """What is remembered of files, by path: size, mtime_ns, inode, ctime_ns and digest."""
+    """What is remembered of files, by path: size, times, inode and content."""
     known = {}
     for chunk in chunks([path for path in paths if _is_text(path)]):
         for path, *rest in db.execute(f"SELECT * FROM files WHERE path {among(chunk)}", chunk):
@@ -92,7 +93,7 @@ def known_files(db: sqlite3.Connection, paths: Sequence[str]) -> dict[str, tuple
 
 
 def digest_files(
-    paths: Iterable[str], known: Mapping[str, tuple[Any, ...]]
+    paths: Iterable[str], known: Mapping[str, tuple[Any, ...]], background: RGB
 ) -> tuple[dict[str, Seen], list[tuple[Any, ...]]]:
     """Digests by path, and what is to be remembered. Files are read only if not known as they are.
 
@@ -104,10 +105,12 @@ def digest_files(
     for path in dict.fromkeys(paths):
         try:
             state = file_state(path)
-            if path in known and known[path][:-1] == state:
-                seen[path] = Seen(known[path][-1], path, state)
+            if path in known and known[path][:4] == state:
+                content = Content(*known[path][4:])
+                seen[path] = Seen(content.on(background), path, state)
                 continue
-            seen[path] = Seen(digest_file(path), path, state)
+            content = Content.of_file(path)
+            seen[path] = Seen(content.on(background), path, state)
         except (OSError, ValueError):  # ValueError: a path with a null byte
             seen[path] = Seen(None)
             continue
@@ -116,7 +119,7 @@ def digest_files(
         size, mtime_ns, inode, ctime_ns = state
         if now - max(mtime_ns, ctime_ns) <= _RACY_NS:
             mtime_ns = -1
-        fresh.append((path, size, mtime_ns, inode, ctime_ns, seen[path].digest))
+        fresh.append((path, size, mtime_ns, inode, ctime_ns, *content))
     return seen, fresh
 
 
@@ -130,9 +133,9 @@ def _is_text(path: str) -> bool:
 
 
 def remember_files(db: sqlite3.Connection, files: list[tuple[Any, ...]]) -> None:
-    """Keep (path, size, mtime_ns, inode, ctime_ns, digest) of files."""
+    """Keep (path, size, mtime_ns, inode, ctime_ns, digest, is_opaque) of files."""
     with db:
         db.executemany(
-            "INSERT OR REPLACE INTO files VALUES (?,?,?,?,?,?)",
+            "INSERT OR REPLACE INTO files VALUES (?,?,?,?,?,?,?)",
             [file for file in files if _is_text(file[0])],
         )

@@ -103,7 +103,7 @@ def compute_features(
         distinct = images[first]
         rounding = bf16_runtime(network, recipe, device, runtime)
         pictures = [seen[i] for i in first]
-        shelf = _Shelf(images, pictures, network, recipe, store, keep, rounding)
+        shelf = _Shelf(pictures, network, recipe, store, keep, rounding)
 
         bad = distinct.check(shelf.look_up([]))
         if bad and raise_early:
@@ -142,7 +142,6 @@ class _Shelf:
 
     def __init__(
         self,
-        images: ImageCollection,
         seen: list[Seen],
         network: Network,
         recipe: Recipe,
@@ -163,7 +162,7 @@ class _Shelf:
             self.layers.append(rows)
         prints = [] if store is None else network.fingerprints(recipe.layers)
         self.names = [
-            _stored_layer(network, recipe, layer, fingerprint, images, rounding)
+            _stored_layer(network, recipe, layer, fingerprint, rounding)
             for layer, fingerprint in zip(recipe.layers, prints, strict=False)  # none without store
         ]
 
@@ -262,7 +261,6 @@ def _stored_layer(
     recipe: Recipe,
     layer: str | int,
     fingerprint: str,
-    images: ImageCollection,
     rounding: str | None,
 ) -> StoredLayer:
     """The name under which the rows of a layer are stored."""
@@ -271,7 +269,6 @@ def _stored_layer(
         "generation": _GENERATIONS[recipe.precision],
         "network": fingerprint,
         "preprocessing": asdict(spec.preprocessing),
-        "background": images.background,
         "layer": network.layer_name(layer),
         # What is no map is not pooled.
         "pooling": recipe.pooling if len(network.shape(layer, recipe.image_size)) > 1 else None,

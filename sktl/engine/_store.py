@@ -32,6 +32,7 @@ from sktl.engine._hits import note_hits, write_hits
 from sktl.engine._rows import file_bytes, read_rows, verify_rows, write_rows
 from sktl.exceptions import ParameterError, StoreWarning
 from sktl.images import as_images
+from sktl.images._decode import RGB
 
 __all__ = ["FeatureStore", "StoredLayer", "default_store_path"]
 
@@ -265,28 +266,15 @@ class FeatureStore:
             with contextlib.suppress(Exception), self._database.open() as db:
                 give_back(db, owner)
 
-    def digests(self, paths: Sequence[str]) -> list[bytes | None]:
-        """Content digests of files, read again only if size, times or inode have changed.
+    def see_files(self, paths: Sequence[str], background: RGB = (255, 255, 255)) -> list[Seen]:
+        """Digests of files, read again only if size, times or inode have changed.
 
         Parameters
         ----------
         paths : sequence of str
             The files.
-
-        Returns
-        -------
-        digests : list of bytes or None
-            None for files that cannot be read.
-        """
-        return [file.digest for file in self.see_files(paths)]
-
-    def see_files(self, paths: Sequence[str]) -> list[Seen]:
-        """Content digests of files, with the state that each was in.
-
-        Parameters
-        ----------
-        paths : sequence of str
-            The files.
+        background : tuple of 3 ints, default=(255, 255, 255)
+            What is behind their transparent pixels. Opaque pictures have the same digest on any.
 
         Returns
         -------
@@ -295,7 +283,7 @@ class FeatureStore:
         """
         absolute = [os.path.abspath(path) for path in paths]  # noqa: PTH100 (ten times faster)
         known = self._attempt(lambda db: known_files(db, absolute), {}, create=False)
-        seen, fresh = digest_files(absolute, known)
+        seen, fresh = digest_files(absolute, known, background)
         if fresh:
             self._attempt(lambda db: remember_files(db, fresh), None)
         return [seen[path] for path in absolute]
@@ -413,7 +401,7 @@ class FeatureStore:
                                       for pictures without an intact row of the layer
         ``labels``                    (n,), if `y` is given
         ``paths``                     (n,) text; "" where none is known
-        ``digests``                   (n, 20) uint8, BLAKE2b of the pictures
+        ``digests``                   (n, 20) uint8, of what the pictures show
         ``recipe/<name>``             JSON text: weights, preprocessing, pooling, precision
         ============================  =====================================================
 

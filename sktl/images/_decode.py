@@ -26,12 +26,17 @@ __all__ = [
     "decode_image",
     "describe",
     "is_encoded",
+    "is_surely_opaque",
     "lay_on",
     "parse_background",
     "read_rgb",
 ]
 
 RGB = tuple[int, int, int]
+_JPEG = b"\xff\xd8\xff"
+# Whose headers say whether they are transparent; a PNG's chunk may also come behind its pixels.
+_OUTSPOKEN = ("PNG", "WEBP", "GIF", "BMP")
+_SEE_THROUGH = b"tRNS"
 _FORMATS = (
     *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"),
     *("DIB", "ICO", "JPEG2000", "MPO", "PCX", "PPM", "TGA"),
@@ -108,6 +113,19 @@ def decode_image(item: Any, *, background: Background = "white") -> npt.NDArray[
 def is_encoded(item: Any) -> bool:
     """Whether `item` is a picture that Pillow reads: a path, bytes or a PIL image."""
     return isinstance(item, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image))
+
+
+def is_surely_opaque(encoded: bytes) -> bool:
+    """Whether a picture will be decoded without transparency, as far as can be told undecoded."""
+    if encoded.startswith(_JPEG):
+        return True
+    if _SEE_THROUGH in encoded:
+        return False
+    try:
+        with PILLOW_QUIET, _open(encoded) as image:
+            return image.format in _OUTSPOKEN and not image.has_transparency_data
+    except BadImageError:
+        return False
 
 
 def describe(item: Any) -> str:

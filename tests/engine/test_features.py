@@ -3,9 +3,11 @@
 import io
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -121,7 +123,6 @@ def test_without_a_store_every_call_forwards(forwarded):
         {"image_size": 20},
         {"crops": "ten"},
         {"precision": "exact"},
-        {"background": "black"},
         {"backbone": backbone(1)},
         {"backbone": backbone(0, activation=nn.SiLU)},
         {"backbone": backbone(0, size=22)},
@@ -143,6 +144,94 @@ def test_what_changes_no_number_is_served_from_the_store(store, forwarded, chang
     CNNFeatures(backbone(), store=store).transform(X)
     CNNFeatures(backbone(), **change, store=store).transform(X)
     assert forwarded["all"] == 2
+
+
+def _encoded(image, form, **options):
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+def _see_through(mode):
+    image = pictures(1)[0].convert(mode)
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    return image
+
+
+OPAQUE = [
+    ("JPEG", "RGB", {}),
+    ("JPEG", "CMYK", {}),
+    ("PNG", "RGB", {}),
+    ("PNG", "P", {}),
+    ("WEBP", "RGB", {}),
+    ("GIF", "P", {}),
+    ("BMP", "RGB", {}),
+]
+TRANSPARENT = [
+    ("PNG", lambda: _see_through("RGB"), {}),
+    ("PNG", lambda: _see_through("L"), {}),
+    ("PNG", lambda: Image.linear_gradient("L").convert("P"), {"transparency": 128}),
+    ("WEBP", lambda: _see_through("RGB"), {"lossless": True}),
+    ("GIF", lambda: Image.linear_gradient("L").convert("P"), {"transparency": 128}),
+    ("TIFF", lambda: _see_through("RGB"), {}),
+    ("ICO", lambda: _see_through("RGB"), {}),
+]
+
+
+@pytest.mark.parametrize(("form", "mode", "options"), OPAQUE)
+@pytest.mark.parametrize("as_file", [False, True])
+def test_what_is_behind_an_opaque_picture_changes_nothing(
+    store, forwarded, tmp_path, form, mode, options, as_file
+):
+    X = [_encoded(pictures(1)[0].convert(mode), form, **options)]
+    if as_file:
+        (tmp_path / "picture").write_bytes(X[0])
+        X = [tmp_path / "picture"]
+    white, black = (
+        CNNFeatures(backbone(), background=b, store=store).transform(X) for b in ("white", "black")
+    )
+    assert forwarded["all"] == 1
+    fresh = CNNFeatures(backbone(), background="black", store=None).transform(X)
+    np.testing.assert_array_equal(white, black)
+    np.testing.assert_array_equal(black, fresh)
+
+
+def test_pictures_in_memory_are_known_as_they_look_on_their_background(store, forwarded):
+    opaque, see_through = pictures(2), [_see_through("RGB")]
+    for background in ("white", "black"):
+        features = CNNFeatures(backbone(), background=background, store=store)
+        features.transform(opaque)
+        features.transform(see_through)
+    assert forwarded["all"] == 4
+
+
+@pytest.mark.parametrize(("form", "draw", "options"), TRANSPARENT)
+@pytest.mark.parametrize("as_file", [False, True])
+def test_what_shines_through_a_picture_is_not_served_from_the_store(
+    store, tmp_path, form, draw, options, as_file
+):
+    X = [_encoded(draw(), form, **options)]
+    if as_file:
+        (tmp_path / "picture").write_bytes(X[0])
+        X = [tmp_path / "picture"]
+    white, black = (
+        CNNFeatures(backbone(), background=b, store=store).transform(X) for b in ("white", "black")
+    )
+    fresh = CNNFeatures(backbone(), background="black", store=None).transform(X)
+    assert not np.array_equal(white, black)
+    np.testing.assert_array_equal(black, fresh)
+
+
+def test_transparency_behind_the_pixels_of_a_png_is_noticed(store):
+    plain = _encoded(Image.new("L", (20, 20), 7), "PNG")
+    chunk = b"tRNS" + struct.pack(">H", 7)
+    chunk = struct.pack(">I", 2) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    end = plain.index(b"IEND") - 4
+    X = [plain[:end] + chunk + plain[end:]]
+    white, black = (
+        CNNFeatures(backbone(), background=b, store=store).transform(X) for b in ("white", "black")
+    )
+    assert not np.array_equal(white, black)
 
 
 def test_a_network_changed_in_place_is_not_mistaken_for_what_it_was(store):

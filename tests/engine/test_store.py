@@ -13,9 +13,11 @@ import pytest
 
 from sktl import FeatureStore
 from sktl.engine import resolve_store
+from sktl.engine._digests import picture_digests
 from sktl.engine._store import StoredLayer
 from sktl.exceptions import ParameterError, StoreWarning
-from sktl.images._digest import digest_bytes
+from sktl.images import as_images
+from sktl.images._digest import Content
 
 LAYER = StoredLayer(b"layer", "net", {"layer": "bottleneck", "pooling": "avg"})
 KEYS = [bytes([i]) * 20 for i in range(10)]
@@ -117,9 +119,12 @@ def test_least_recently_used_rows_are_evicted(tmp_path):
 def test_file_digests_follow_the_content(store, tmp_path):
     path = tmp_path / "picture"
     path.write_bytes(b"one")
-    assert store.digests([str(path), str(tmp_path / "none")]) == [digest_bytes(b"one"), None]
+    one, nothing = store.see_files([str(path), str(tmp_path / "none")])
+    assert nothing.digest is None
     path.write_bytes(b"two")
-    assert store.digests([str(path)]) == [digest_bytes(b"two")]
+    two = store.see_files([str(path)])[0]
+    path.write_bytes(b"one")
+    assert store.see_files([str(path)])[0].digest == one.digest != two.digest
 
 
 def test_an_unchanged_file_is_not_read_again(store, tmp_path, monkeypatch):
@@ -128,19 +133,19 @@ def test_an_unchanged_file_is_not_read_again(store, tmp_path, monkeypatch):
     # As if it had been written long ago.
     os.utime(path, ns=(0, time.time_ns() - 10**11))
     monkeypatch.setattr("sktl.engine._digests._RACY_NS", 0)
-    expected = store.digests([str(path)])
-    monkeypatch.setattr("sktl.engine._digests.digest_file", lambda path: pytest.fail("read again"))
-    assert store.digests([str(path)]) == expected
+    expected = store.see_files([str(path)])
+    monkeypatch.setattr(Content, "of_file", lambda path: pytest.fail("read again"))
+    assert store.see_files([str(path)]) == expected
 
 
 def test_a_file_of_the_same_size_and_a_fresh_time_is_not_trusted(store, tmp_path):
     path = tmp_path / "picture"
     path.write_bytes(b"one")
     stat = path.stat()
-    store.digests([str(path)])
+    one = store.see_files([str(path)])[0]
     path.write_bytes(b"two")
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert store.digests([str(path)]) == [digest_bytes(b"two")]
+    assert store.see_files([str(path)])[0].digest != one.digest
 
 
 @pytest.mark.parametrize("content", [b"not a database at all" * 100, b"SQLite format 3\x00 broken"])
@@ -339,7 +344,7 @@ def digits(tmp_path):
 
 
 def test_an_export_is_what_people_keep_by_hand(store, digits, tmp_path):
-    pictures = store.digests([str(path) for path in digits])
+    pictures = picture_digests(as_images(digits), store)
     store.put(LAYER, pictures[:5], ROWS[:5])
     maps = np.random.default_rng(1).random((3, 2, 2)).astype(np.float32)[None].repeat(2, 0)
     store.put(StoredLayer(b"maps", "timm/net", {"layer": "x"}), pictures[3:5], maps)
@@ -357,7 +362,7 @@ def test_an_export_is_what_people_keep_by_hand(store, digits, tmp_path):
 
 
 def test_everything_is_exported_by_default_and_comes_back(store, digits, tmp_path):
-    pictures = store.digests([str(path) for path in digits])
+    pictures = picture_digests(as_images(digits), store)
     store.put(LAYER, pictures, ROWS[:6])
     store.put(StoredLayer(b"other", "net", {"layer": "bottleneck"}), pictures[:2], -ROWS[:2])
     path = store.export_hdf5(tmp_path / "f.h5")

@@ -21,7 +21,9 @@ from torch import nn
 from sktl import CNNFeatures, FeatureStore
 from sktl.backbones import Backbone, Preprocessing
 from sktl.engine import _claims, _database, _features, _store
+from sktl.engine._digests import picture_digests
 from sktl.exceptions import ParameterError, StoreWarning
+from sktl.images import as_images
 
 
 def pictures(n=6, seed=0):
@@ -122,14 +124,12 @@ def test_rows_used_last_are_evicted_last(tmp_path):
 
 def _name_and_digests(store, X):
     from sktl.engine import Network, Recipe
-    from sktl.engine._digests import picture_digests
     from sktl.engine._features import _stored_layer
-    from sktl.images import as_images
 
     images = as_images(X)
     network = Network(small(), "default", None)
     (fingerprint,) = network.fingerprints(["bottleneck"])
-    name = _stored_layer(network, Recipe(), "bottleneck", fingerprint, images, None)
+    name = _stored_layer(network, Recipe(), "bottleneck", fingerprint, None)
     return name, picture_digests(images, store)
 
 
@@ -367,7 +367,7 @@ def test_whole_numbers_of_own_modules_tell_networks_apart(tmp_path, one):
 def test_a_child_that_is_forked_has_a_connection_of_its_own(tmp_path):
     store = FeatureStore(tmp_path / "store")
     with store.held():
-        store.digests([str(tmp_path / "none")])
+        store.see_files([str(tmp_path / "none")])
         store.remember_network("a", {"b": 1})
         mine = store._database._held.db
         child = os.fork()
@@ -419,5 +419,5 @@ def test_a_picture_whose_time_was_put_back_is_read_again(tmp_path):
     for image in (one, other):
         image.save(path)
         os.utime(path, (1e9, 1e9))
-        digests += store.digests([str(path)])
+        digests += picture_digests(as_images([path]), store)
     assert digests[0] != digests[1]
