@@ -39,7 +39,8 @@ def info_nce(
 ) -> Contrast:
     """Cross entropy of choosing, for each prediction, its own target among those of others.
 
-    Scores are cosines divided by the temperature.
+    Scores are cosines divided by the temperature, in float32 under autocast as well: of two that
+    bfloat16 rounds to one, it could not tell which is higher.
 
     Parameters
     ----------
@@ -71,6 +72,22 @@ def info_nce(
     >>> info_nce(z, z, temperature=0.01).accuracy
     tensor(1.)
     """
+    with torch.autocast(predictions.device.type, enabled=False):
+        predictions, targets = map(_at_least_float32, (predictions, targets))
+        return _info_nce(predictions, targets, temperature, n_negatives, generator)
+
+
+def _at_least_float32(x: torch.Tensor) -> torch.Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _info_nce(
+    predictions: torch.Tensor,
+    targets: torch.Tensor,
+    temperature: float,
+    n_negatives: int | None,
+    generator: torch.Generator | None,
+) -> Contrast:
     n = len(predictions)
     predictions, targets = F.normalize(predictions, dim=1), F.normalize(targets, dim=1)
     if n_negatives is None or n_negatives >= n - 1:

@@ -160,7 +160,7 @@ class Pretraining:
                 generator=generator,
             )
             losses = torch.stack([contrast.loss for contrast in contrasts])
-            loss = losses.float().mean()
+            loss = losses.mean()
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)

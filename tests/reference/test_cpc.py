@@ -57,6 +57,22 @@ def test_info_nce_with_drawn_negatives_is_a_plain_loop():
     assert contrast.n_candidates == 4
 
 
+@pytest.mark.parametrize("n_negatives", [None, 50])
+def test_info_nce_under_autocast_is_that_of_float32(n_negatives):
+    predictions, targets = random(300, 64), random(300, 64, seed=1)
+    halves = predictions.bfloat16(), targets.bfloat16()
+    options = {"temperature": 0.01, "n_negatives": n_negatives}
+    with torch.autocast("cpu", torch.bfloat16):
+        contrast = info_nce(*halves, **options, generator=torch.Generator().manual_seed(5))
+    expected = info_nce(
+        *(x.float() for x in halves), **options, generator=torch.Generator().manual_seed(5)
+    )
+    assert contrast.loss.dtype == torch.float32
+    assert contrast == expected
+    doubles = info_nce(predictions.double(), targets.double())
+    assert doubles.loss.dtype == torch.float64
+
+
 @pytest.mark.parametrize(("size", "stride"), [(8, 4), (7, 7), (5, 3)])
 def test_patches_are_a_plain_loop(size, stride):
     x = random(2, 3, 29, 28)
