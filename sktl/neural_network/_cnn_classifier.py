@@ -101,8 +101,9 @@ class CNNClassifier(
     image_size : int, default=None
         Side of the square that the network sees, in pixels.
     validation : float, splitter, (X, y) or None, default=0.2
-        Pictures that training does not see: a share, stratified by class; the first split of a
-        scikit-learn splitter; a pair of pictures and labels; or none.
+        Pictures that training does not see: a share, stratified by class, or of the groups that
+        `fit` is given; the first split of a scikit-learn splitter; a pair of pictures and labels;
+        or none.
     early_stopping : int, Patience, PrecheltUP or None, default=None
         When a phase ends before its last epoch; an int is how many epochs the validation loss may
         go without falling.
@@ -291,7 +292,7 @@ class CNNClassifier(
         self.background = background
         self.verbose = verbose
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None) -> Self:
         """Train the network.
 
         Parameters
@@ -302,12 +303,15 @@ class CNNClassifier(
             Labels: strings, numbers, truth values or dates.
         sample_weight : array-like of shape (n_images,), default=None
             Weights of the pictures in the training loss.
+        groups : array-like of shape (n_images,), default=None
+            Pictures that belong together, such as those of one patient: `validation` keeps whole
+            groups back.
 
         Returns
         -------
         self : CNNClassifier
         """
-        trainer, everything = self._prepare(X, y, sample_weight)
+        trainer, everything = self._prepare(X, y, sample_weight, groups)
         phases = self._phases()
         with self._all_or_nothing():
             trainer.run(phases)
@@ -453,7 +457,9 @@ class CNNClassifier(
         check_is_fitted(self)
         return self._built().backbone
 
-    def _prepare(self, X: Any, y: Any, sample_weight: Any = None) -> tuple[Trainer, Labelled]:
+    def _prepare(
+        self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None
+    ) -> tuple[Trainer, Labelled]:
         """A trainer of a new network on the training part, and all pictures to learn from."""
         check_parameters(self, self._phases())
         images = self._read_images(X, reset=True)
@@ -461,7 +467,7 @@ class CNNClassifier(
         labels = self._read_labels(images, y, reset=True)
         everything = self._labelled(images, labels, sample_weight)
         self._check_pictures(images)
-        train, valid = self._split(everything)
+        train, valid = self._split(everything, groups)
         train = weighted(train)
         if isinstance(self.validation, tuple) and valid is not None:
             self._check_pictures(valid.images)
@@ -494,7 +500,7 @@ class CNNClassifier(
         weights = sample_weights(labels, self.classes_, self.class_weight, sample_weight)
         return Labelled(images, labels, weights)
 
-    def _split(self, everything: Labelled) -> tuple[Labelled, Labelled | None]:
+    def _split(self, everything: Labelled, groups: Any) -> tuple[Labelled, Labelled | None]:
         """The training and the validation part."""
         if self.validation is None:
             return everything, None
@@ -504,7 +510,7 @@ class CNNClassifier(
             if len(images) == 0:
                 raise ParameterError("validation must have pictures; got a pair with none")
             return everything, Labelled(images, self._read_labels(images, y_valid, reset=False))
-        return split(everything, self.validation, self._random_state())
+        return split(everything, self.validation, self._random_state(), groups)
 
     def _check_pictures(self, images: ImageCollection) -> None:
         bad = images.check()

@@ -160,17 +160,21 @@ def weighted(part: Labelled) -> Labelled:
     return replace(part, weights=(largest / largest.mean()).astype(np.float32))
 
 
-def split(everything: Labelled, validation: Any, random_state: Any) -> tuple[Labelled, Labelled]:
+def split(
+    everything: Labelled, validation: Any, random_state: Any, groups: Any = None
+) -> tuple[Labelled, Labelled]:
     """Training and validation part.
 
     Parameters
     ----------
     everything : Labelled
     validation : float or splitter
-        A share, stratified where there are enough pictures to keep back; each class keeps one to
-        learn from. Or a splitter, whose first split is taken.
+        A share, stratified where there are enough pictures to keep back, or a share of the groups;
+        each class keeps one picture to learn from. Or a splitter, whose first split is taken.
     random_state : int, RandomState instance or None
         Of the share.
+    groups : array-like of shape (n_images,), default=None
+        Which pictures belong together.
 
     Returns
     -------
@@ -178,35 +182,18 @@ def split(everything: Labelled, validation: Any, random_state: Any) -> tuple[Lab
         Both in the order of `everything`.
     """
     images, labels, weights = everything.images, everything.labels, everything.weights
-    indices = np.arange(len(labels))
+    if groups is not None:
+        groups = _as_groups(groups, len(labels))
     if isinstance(validation, numbers.Real):
-        n_valid = max(1, round(float(validation) * len(labels)))
-        if n_valid >= len(labels):
-            raise ParameterError(
-                f"validation={validation!r} of {len(labels)} pictures leaves none to learn from"
-            )
-        counts = np.bincount(labels)
-        free = indices[counts[labels] > 1]  # a class's only picture is there to learn from
-        fits = np.count_nonzero(counts > 1) <= min(n_valid, len(free) - n_valid)
-        if len(free):
-            _, valid = train_test_split(
-                free,
-                test_size=min(n_valid, len(free) - 1),
-                stratify=labels[free] if fits else None,
-                random_state=check_random_state(random_state).randint(2**31),
-            )
-        else:
-            valid = free
-        gone = np.setdiff1d(labels, np.delete(labels, valid))
-        valid = np.setdiff1d(valid, [valid[labels[valid] == label][0] for label in gone])
-        if not len(valid):
-            raise ParameterError(
-                f"validation={validation!r} of {len(labels)} pictures leaves one of the "
-                f"{np.count_nonzero(counts)} classes none to learn from; pass validation=None"
-            )
-        train = np.setdiff1d(indices, valid)
+        seed = check_random_state(random_state).randint(2**31)
+        valid = (
+            _share_of_pictures(labels, float(validation), seed)
+            if groups is None
+            else _share_of_groups(labels, groups, float(validation), seed)
+        )
+        train = np.setdiff1d(np.arange(len(labels)), valid)
     else:
-        train, valid = next(iter(validation.split(indices, labels)))
+        train, valid = next(iter(validation.split(np.arange(len(labels)), labels, groups)))
     train, valid = np.sort(train), np.sort(valid)
     return (
         Labelled(
@@ -218,3 +205,63 @@ def split(everything: Labelled, validation: Any, random_state: Any) -> tuple[Lab
         ),
         Labelled(images[valid], labels[valid], positions=valid, n_all=len(labels)),
     )
+
+
+def _as_groups(groups: Any, n_images: int) -> npt.NDArray[np.intp]:
+    """Numbers of the groups."""
+    groups = column_or_1d(_whole(groups))
+    check_consistent_length(np.empty((n_images, 0)), groups)
+    codes, _ = pd.factorize(groups)
+    if (codes < 0).any():
+        raise ParameterError(
+            f"groups must give each picture a group; that at position {codes.argmin()} has none"
+        )
+    return np.asarray(codes, np.intp)
+
+
+def _share_of_pictures(
+    labels: npt.NDArray[np.int64], share: float, seed: int
+) -> npt.NDArray[np.intp]:
+    n_valid = max(1, round(share * len(labels)))
+    if n_valid >= len(labels):
+        raise ParameterError(
+            f"validation={share!r} of {len(labels)} pictures leaves none to learn from"
+        )
+    counts = np.bincount(labels)
+    free = np.flatnonzero(counts[labels] > 1)  # a class's only picture is there to learn from
+    fits = np.count_nonzero(counts > 1) <= min(n_valid, len(free) - n_valid)
+    valid = free
+    if len(free):
+        _, valid = train_test_split(
+            free,
+            test_size=min(n_valid, len(free) - 1),
+            stratify=labels[free] if fits else None,
+            random_state=seed,
+        )
+    gone = np.setdiff1d(labels, np.delete(labels, valid))
+    valid = np.setdiff1d(valid, [valid[labels[valid] == label][0] for label in gone])
+    if not len(valid):
+        raise ParameterError(
+            f"validation={share!r} of {len(labels)} pictures leaves one of the "
+            f"{np.count_nonzero(counts)} classes none to learn from; pass validation=None"
+        )
+    return valid
+
+
+def _share_of_groups(
+    labels: npt.NDArray[np.int64], groups: npt.NDArray[np.intp], share: float, seed: int
+) -> npt.NDArray[np.intp]:
+    n_groups = groups.max() + 1
+    n_valid = max(1, round(share * n_groups))
+    chosen = np.random.RandomState(seed).permutation(n_groups)[:n_valid]
+    for group in chosen:  # one whose classes are nowhere else is there to learn from
+        others = ~np.isin(groups, chosen)
+        if not np.isin(labels[groups == group], labels[others]).all():
+            chosen = chosen[chosen != group]
+    valid = np.flatnonzero(np.isin(groups, chosen))
+    if not len(valid):
+        raise ParameterError(
+            f"validation={share!r} of {n_groups} groups leaves some class no picture to learn "
+            "from; pass validation=None or a pair of pictures and labels"
+        )
+    return valid

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+import sklearn
 import skorch
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -15,16 +16,25 @@ from joblib import parallel_config
 from sklearn.base import clone
 from sklearn.datasets import load_sample_images
 from sklearn.exceptions import FitFailedWarning
-from sklearn.model_selection import GridSearchCV, ShuffleSplit
+from sklearn.model_selection import (
+    GridSearchCV,
+    GroupKFold,
+    ShuffleSplit,
+    StratifiedGroupKFold,
+    cross_val_score,
+)
 from torch import nn
 
 from sktl import CNNClassifier, CNNFeatures, FeatureStore, Phase
 from sktl.backbones import Backbone, Preprocessing
 from sktl.exceptions import DivergenceError, ImageDecodeError, ParameterError
+from sktl.images import as_images
 from sktl.inspection import class_activation
+from sktl.neural_network import _parts
 from sktl.training import Augmentation, Patience, PrecheltUP
 from sktl.training._data import Pixels
 from sktl.training._net import BatchWork
+from sktl.training._settings import Labelled
 from sktl.training._sources import Sources
 
 
@@ -470,6 +480,64 @@ def test_splitters_and_labels():
         classifier().fit(X, None)
     with pytest.raises(ValueError, match="inconsistent"):
         classifier().fit(X, y[:-1])
+
+
+@pytest.mark.parametrize("validation", [0.25, GroupKFold(4), StratifiedGroupKFold(4)])
+@pytest.mark.parametrize("name", [int, "patient {}".format])
+def test_groups_are_kept_back_whole(validation, name, monkeypatch):
+    X, y = pictures(40)
+    groups = [name(i) for i in np.random.default_rng(0).permutation(40) // 4]
+    parts = []
+    whole = _parts.split
+
+    def watched(*arguments):
+        parts.append(whole(*arguments))
+        return parts[-1]
+
+    monkeypatch.setattr("sktl.neural_network._cnn_classifier.split", watched)
+    model = classifier(validation=validation, random_state=0).fit(X, y, groups=groups)
+    ((train, valid),) = parts
+    seen, kept_back = ({groups[i] for i in part.positions} for part in (train, valid))
+    assert not seen & kept_back
+    assert seen | kept_back == set(groups)
+    assert len(kept_back) in (2, 3)
+    assert set(train.labels) == {0, 1}
+    assert np.isfinite(model.history_["valid_loss"]).all()
+
+
+def test_groups_are_handed_on_by_searches():
+    X, y = pictures(40)
+    groups = np.arange(40) // 4
+    with sklearn.config_context(enable_metadata_routing=True):
+        model = classifier(validation=GroupKFold(4)).set_fit_request(groups=True)
+        scores = cross_val_score(
+            model, X, y, cv=GroupKFold(2), params={"groups": groups}, error_score="raise"
+        )
+    assert np.isfinite(scores).all()
+
+
+def test_a_group_with_the_only_pictures_of_a_class_is_there_to_learn_from():
+    X, _ = pictures(20)
+    labels = np.repeat(np.arange(4), 5)
+    groups = [*range(15), *[15] * 5]
+    for seed in range(5):
+        train, valid = _parts.split(Labelled(as_images(X), labels, None), 0.9, seed, groups)
+        assert set(train.labels) == {0, 1, 2, 3}
+        assert len(valid.labels)
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ([0] * 20, "0.2 of 1 groups leaves some class no picture"),
+        ([0] * 19 + [None], "groups must give each picture a group; that at position 19 has none"),
+        ([0] * 19, "inconsistent"),
+    ],
+)
+def test_bad_groups_are_named(groups, message):
+    X, y = pictures(20)
+    with pytest.raises(ValueError, match=message):
+        classifier(validation=0.2).fit(X, y, groups=groups)
 
 
 def test_callbacks_of_skorch():
