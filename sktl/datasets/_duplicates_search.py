@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -131,7 +132,7 @@ def check_thresholds(owner: str, max_distance: Any, min_correlation: Any) -> Non
     """Raise ParameterError for thresholds that cannot be right."""
     checks = ParameterChecks(owner)
     checks.integer("max_distance", max_distance, minimum=0)
-    fits = isinstance(min_correlation, (int, float)) and 0 < min_correlation <= 1
+    fits = isinstance(min_correlation, numbers.Real) and 0 < float(min_correlation) <= 1
     checks.that("min_correlation", min_correlation, fits, "a number above 0, at most 1")
     checks.done()
 

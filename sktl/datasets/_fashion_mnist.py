@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import struct
+import zlib
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
@@ -168,5 +169,5 @@ def _read_idx(path: Path) -> npt.NDArray[np.uint8]:
         shape = struct.unpack(f">{ndim}I", content[4 : 4 + 4 * ndim])
         values = np.frombuffer(content, _DTYPES[kind], offset=4 + 4 * ndim)
         return values.reshape(shape)
-    except (OSError, EOFError, struct.error, KeyError, ValueError) as error:
+    except (OSError, EOFError, zlib.error, struct.error, KeyError, ValueError) as error:
         raise DatasetError(f"{path} is not a whole IDX file of bytes: {error}") from error

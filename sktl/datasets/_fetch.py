@@ -6,7 +6,6 @@ import hashlib
 import os
 import shutil
 import uuid
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -148,13 +147,11 @@ def hand_over(data: Bunch, description: str, return_X_y: bool) -> Any:
 def read_mat(path: Path, *names: str) -> list[npt.NDArray[Any]]:
     """Variables of a MATLAB file, each flattened."""
     from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
 
-    damaged = (MatReadError, zlib.error, ValueError, TypeError, NotImplementedError, OSError)
     try:
         content = loadmat(path)
         return [np.ravel(content[name]) for name in names]
-    except (*damaged, KeyError) as error:
+    except Exception as error:  # whatever SciPy stumbles over in a damaged file
         wanted = ", ".join(names)
         raise DatasetError(f"{path} is not a MATLAB file with {wanted}: {error}") from error
 
@@ -201,7 +198,7 @@ def _unpack_all(archive: Path, folder: Path, published: Published, progress: boo
         for name in published.archives:
             inner = below / name
             if inner.is_file():
-                unpack(inner, below, progress=progress)
+                unpack(inner, below, name=f"{name} in {archive}", progress=progress)
                 inner.unlink()
 
 

@@ -143,7 +143,7 @@ def _scan(root: Path) -> tuple[list[str], list[str]]:
         subfolders[:] = sorted(
             name
             for name in subfolders
-            if not name.startswith(".") and not _leads_back(Path(folder, name))
+            if not name.startswith(".") and not _leads_back(Path(folder, name), root)
         )
         for name in sorted(files):
             if name.startswith("."):
@@ -161,14 +161,21 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _leads_back(folder: Path) -> bool:
-    """Whether the folder is a link to one that it lies in, which would never end."""
-    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
+def _leads_back(folder: Path, root: Path) -> bool:
+    """Whether the folder is a link to one that led to it, which would never end."""
+    if not folder.is_symlink():
+        return False
+    target = folder.resolve()
+    way = [parent for parent in folder.parents if parent.is_relative_to(root)]
+    return any(parent.resolve().is_relative_to(target) for parent in way)
 
 
 def _read_split(split_file: Path, root: Path, *, in_classes: bool) -> list[str]:
     # Editors on Windows may put a byte order mark before the first path.
-    text = split_file.expanduser().read_text(encoding="utf-8-sig")
+    try:
+        text = split_file.expanduser().read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as unknown:
+        raise ParameterError(f"{split_file} is no text in UTF-8: {unknown}") from unknown
     chosen = [Path(line.strip()) for line in text.split("\n") if line.strip()]
     outside = [
         str(path)

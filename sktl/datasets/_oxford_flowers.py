@@ -283,9 +283,10 @@ def _numbered(
     if variable is not None:
         where = files.file(file)
         (numbers,) = read_mat(where, variable)
-    if not len(numbers) or numbers.min() < 1 or numbers.max() > len(labels):
+    if not len(numbers) or not np.isin(numbers, np.arange(1, len(labels) + 1)).all():
         raise DatasetError(f"{where} lists pictures that are not among the {len(labels)} labelled")
-    chosen = labels[numbers.astype(np.int64) - 1].astype(np.int64)
+    numbers = numbers.astype(np.int64)
+    chosen = labels[numbers - 1].astype(np.int64)
     if chosen.min() < 1 or chosen.max() > len(names):
         raise DatasetError(f"the labels of {folder} must be from 1 to {len(names)}")
     images = [str(folder / f"image_{number:0{digits}d}.jpg") for number in numbers.tolist()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -222,8 +223,9 @@ def image_report(
     """
     check_thresholds("image_report", max_distance, min_correlation)
     checks = ParameterChecks("image_report")
-    for name, value in (("dark", dark), ("flat", flat), ("blurred", blurred)):
-        fits = isinstance(value, (int, float)) and value >= 0
+    thresholds: dict[str, Any] = {"dark": dark, "flat": flat, "blurred": blurred}
+    for name, value in thresholds.items():
+        fits = isinstance(value, numbers.Real) and float(value) >= 0
         checks.that(name, value, fits, "a number of at least 0")
     checks.done()
     images = as_images(X)
@@ -320,7 +322,7 @@ def _duplicate_table(pictures: pd.DataFrame) -> pd.DataFrame:
                 "kind": "exact" if members["digest"].nunique() == 1 else "near",
                 "n_pictures": len(members),
                 "conflicting": len(labels) > 1,
-                "labels": tuple(sorted(labels)),
+                "labels": tuple(sorted(labels, key=str)),
                 "positions": tuple(members.index.tolist()),
                 "sources": tuple(members["source"].tolist()),
             }

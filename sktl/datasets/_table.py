@@ -123,14 +123,28 @@ def _read(
         header = pd.read_csv(path, nrows=0).columns
     except pd.errors.EmptyDataError:
         return pd.DataFrame(), path.parent
+    except ValueError as error:
+        raise _not_a_table(path, error) from error
     # Names are text even where they look like numbers: 007 is not 7, and 1e5 is not 100000.0.
     names = path_column if path_column in header else header[0]
-    frame = pd.read_csv(path, dtype={names: str}, keep_default_na=False, na_values=[""])
+    try:
+        frame = pd.read_csv(path, dtype={names: str}, keep_default_na=False, na_values=[""])
+    except ValueError as error:
+        raise _not_a_table(path, error) from error
     return frame, path.parent
+
+
+def _not_a_table(path: Path, error: ValueError) -> ParameterError:
+    """For what is not UTF-8, or has rows of more cells than columns."""
+    return ParameterError(f"{path} is no table of comma-separated values in UTF-8: {error}")
 
 
 def _column(columns: pd.DataFrame, parameter: str, name: Any) -> pd.Series[Any]:
     known = [str(column) for column in columns]
+    if known.count(str(name)) > 1:
+        raise ParameterError(
+            f"{parameter}: the table has several columns {str(name)!r}; it has {known[:10]}"
+        )
     if str(name) not in known:
         raise ParameterError(
             f"{parameter}: the table has no column {str(name)!r}.{suggest(name, known)} "

@@ -47,6 +47,7 @@ Background = str | RGB
 # Many locks, because different pictures are loaded side by side.
 _PIL_LOADS = [threading.Lock() for _ in range(64)]
 
+_PHOTOMETRIC = 262  # a tag of TIFF: what zero means
 _UPRIGHT = {  # EXIF orientation to what undoes it
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -175,12 +176,12 @@ def read_rgb(item: Any, background: RGB, *, least: int | None = None) -> Image.I
     try:
         with PILLOW_QUIET:
             if isinstance(item, Image.Image):
-                return _to_rgb(_load_copy(item), background)
+                return _to_rgb(_load_copy(item), background, item)
             with _open(item) as image:
                 if least is not None:
                     _reduce(image, least)
                 image.load()
-                return _to_rgb(_upright(image), background)
+                return _to_rgb(_upright(image), background, image)
     except (BadImageError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
@@ -296,9 +297,10 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _to_rgb(image: Image.Image, background: RGB) -> Image.Image:
+def _to_rgb(image: Image.Image, background: RGB, source: Image.Image) -> Image.Image:
+    """An upright image in mode RGB; `source` is what it was made of, whose format is known."""
     if image.mode.startswith(("I", "F")):
-        image = _narrow(image)
+        image = _narrow(image, source)
     if image.mode == "La":  # gray with premultiplied alpha, which knows one way out only
         image = image.convert("LA")
     if image.has_transparency_data:
@@ -312,21 +314,31 @@ def lay_on(image: Image.Image, background: RGB) -> Image.Image:
     return Image.alpha_composite(canvas, image.convert("RGBA")).convert("RGB")
 
 
-def _narrow(image: Image.Image) -> Image.Image:
+def _narrow(image: Image.Image, source: Image.Image) -> Image.Image:
     """Gray of 16 or 32 bits or float, to 8 bits by its nominal range (Pillow itself would clip)."""
     samples = np.asarray(image)
-    scaled = samples.astype(np.float64) * (255.0 / _nominal_white(samples))
-    gray = Image.fromarray(np.round(scaled).astype(np.uint8))
+    white = _nominal_white(samples, is_16_bit=image.mode != "I" or source.format == "PPM")
+    if samples.dtype.kind == "f":
+        levels = np.round(samples.astype(np.float64) * (255.0 / white)).astype(np.uint8)
+    else:
+        levels = np.round(np.arange(white + 1) * (255.0 / white)).astype(np.uint8)[samples]
+    # In some TIFF files zero is white, which Pillow heeds for 8 bits only.
+    is_negative = getattr(source, "tag_v2", {}).get(_PHOTOMETRIC) == 0
+    gray = Image.fromarray(255 - levels if is_negative else levels)
     see_through = image.info.get("transparency")  # the one gray value that PNG may name
     if isinstance(see_through, int):
         gray.putalpha(Image.fromarray(np.where(samples == see_through, 0, 255).astype(np.uint8)))
     return gray
 
 
-def _nominal_white(samples: npt.NDArray[Any]) -> float:
-    """The sample value that stands for white in a picture whose format does not say."""
+def _nominal_white(samples: npt.NDArray[Any], *, is_16_bit: bool) -> float:
+    """The sample value that stands for white in a picture whose format does not say.
+
+    Small whole numbers of 32 bits may be meant to be of 8 bits, or dark ones of 16.
+    """
     low, high = float(samples.min()), float(samples.max())
-    if np.isfinite(low) and np.isfinite(high) and low >= 0:
+    is_open = samples.dtype.kind != "f" and not is_16_bit and 0 < high <= 255
+    if np.isfinite(low) and np.isfinite(high) and low >= 0 and not is_open:
         whites = (1.0, 255.0, 65535.0) if samples.dtype.kind == "f" else (65535.0,)
         for white in whites:
             if high <= white:

@@ -10,6 +10,10 @@ import torch.nn.functional as F  # noqa: N812
 __all__ = ["Contrast", "info_nce"]
 
 
+# Of cosines, in float32.
+_ROUNDING = 1e-6
+
+
 class Contrast(NamedTuple):
     """What came of one contrastive task.
 
@@ -18,7 +22,8 @@ class Contrast(NamedTuple):
     loss : Tensor of shape ()
         InfoNCE, in nats.
     accuracy : Tensor of shape ()
-        Share of the predictions that score their own target highest.
+        Share of the predictions that score their own target highest; where n targets share the
+        highest score, each has 1/n of it.
     n_candidates : int
         Targets that each prediction chooses from, its own among them. Chance is 1 in so many, and
         ``log(n_candidates) - loss`` is a lower bound of the mutual information, in nats.
@@ -104,6 +109,10 @@ def _info_nce(
         right = (predictions * targets).sum(1, keepdim=True) / temperature
         logits = torch.cat([right, others], dim=1)
         own = torch.zeros(n, dtype=torch.long, device=logits.device)
-    accuracy = (logits.argmax(1) == own).float().mean()
+    # Equal patches have equal scores, but for rounding.
+    lead = logits - logits.gather(1, own[:, None])
+    is_highest = (lead <= _ROUNDING / temperature).all(1)
+    n_equal = (lead.abs() <= _ROUNDING / temperature).sum(1)
+    accuracy = (is_highest / n_equal).mean()
     n_candidates = n if n_negatives is None else min(n, n_negatives + 1)
     return Contrast(F.cross_entropy(logits, own), accuracy.detach(), n_candidates)

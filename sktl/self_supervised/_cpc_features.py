@@ -6,14 +6,13 @@ import math
 import numbers
 import os
 import warnings
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import joblib
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from PIL import Image
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
@@ -246,6 +245,9 @@ class CPCFeatures(
     def partial_fit(self, X: Any, y: Any = None) -> Self:
         """Learn from pictures in one more pass.
 
+        The optimizer's state is kept from call to call, but not in a pickle or a copy. The
+        statistics that normalise the pixels are those of the first call's pictures.
+
         Parameters
         ----------
         X : array-like of n_images pictures
@@ -314,7 +316,7 @@ class CPCFeatures(
         for name in ("network_", "history_", "_online"):
             self.__dict__.pop(name, None)
         images = self._checked(self._read_images(X, reset=True))
-        size = self.image_size or _usual_size(images.read_rgb(0))
+        size = self.image_size or min(_LARGEST, *images.decode(0).shape[:2])
         patch = self.patch_size or max(4, 2 * round(size / 8))
         overlap = patch // 2 if self.overlap is None else self.overlap
         checks = ParameterChecks(type(self).__name__)
@@ -339,13 +341,14 @@ class CPCFeatures(
         self._plan = {name: getattr(self, name) for name in shape}
         self._plan.update(patch=patch, stride=stride, first_step=first_step, n_steps=n_steps)
         self._preprocessing = Preprocessing(size=size, resize=size, keep_aspect=False)
+        network = self._untrained_network()
         pixels = self._pixels(images)
         pixels.fill(progress=bool(self.verbose))
         mean, std = channel_statistics(pixels)
         self._preprocessing = Preprocessing(
             size=size, resize=size, keep_aspect=False, mean=mean, std=std
         )
-        return images, self._untrained_network(), pixels
+        return images, network, pixels
 
     def _untrained_network(self) -> CPCNetwork:
         plan, n = self._plan, self._plan["n_features"]
@@ -379,13 +382,24 @@ class CPCFeatures(
         checkpoint = None
         if self.checkpoint_dir is not None and not one_pass:
             checkpoint = Checkpoint(self.checkpoint_dir, self._described(images, network))
-        pretraining = getattr(self, "_online", None)
-        if pretraining is None or pretraining.device != resolve_device(self.device):
-            pretraining = self._pretraining(network)
+        pretraining = self._pretraining(network)
+        known = getattr(self, "_online", None)
+        if known is not None and known.device == pretraining.device:
+            pretraining.optimizer = known.optimizer
         if one_pass and hasattr(self, "history_"):
-            pretraining.history = self.history_.to_dict("records")
+            pretraining.history = cast("list[dict[str, float]]", self.history_.to_dict("records"))
         epochs = len(pretraining.history) + 1 if one_pass else self.epochs
-        pretraining.run(pixels, epochs, checkpoint, constant=one_pass, progress=bool(self.verbose))
+        before = {name: x.clone() for name, x in network.state_dict().items()} if one_pass else None
+        try:
+            pretraining.run(
+                pixels, epochs, checkpoint, constant=one_pass, progress=bool(self.verbose)
+            )
+        except BaseException:
+            if before is not None:  # what was learnt in earlier passes is kept
+                network.load_state_dict(before)
+                network.eval()
+                self.__dict__.pop("_online", None)
+            raise
         if one_pass:
             self._online = pretraining
         self.network_ = network
@@ -460,9 +474,11 @@ class CPCFeatures(
         for name in ("temperature", "lr"):
             value = getattr(self, name)
             is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-            checks.that(name, value, is_number and float(value) > 0, "a number above 0")
+            fits = is_number and 0 < float(value) < math.inf
+            checks.that(name, value, fits, "a finite number above 0")
         augment: Any = self.patch_augment
-        known = isinstance(augment, Augmentation) or augment in ("color", "light", None)
+        named = isinstance(augment, str) and augment in ("color", "light")
+        known = augment is None or named or isinstance(augment, Augmentation)
         checks.that("patch_augment", augment, known, 'an Augmentation, "color", "light" or None')
         if isinstance(augment, Augmentation):
             augment.check(checks)
@@ -506,7 +522,3 @@ class _Outputs(nn.Module):
         if self.with_context:
             latents = self.contexts(self.network.context(latents))
         return latents
-
-
-def _usual_size(image: Image.Image) -> int:
-    return min(_LARGEST, *image.size)

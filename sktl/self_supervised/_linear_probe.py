@@ -12,7 +12,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_consistent_length, get_tags
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, column_or_1d
 
 from sktl.images import ImageCollection, as_images
 from sktl.linear_model import LogisticProbe
@@ -97,10 +98,15 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         labelled = _labelled(labels)
         if not labelled.any():
             raise ValueError("y has no labels: all of it is -1 or None")
-        self.encoder_ = clone(CPCFeatures() if self.encoder is None else self.encoder).fit(X, None)
+        known = np.array(labels[labelled].tolist())
+        check_classification_targets(known)
+        if self.classifier is None and len(np.unique(known)) < 2:
+            raise ValueError(
+                f"LinearProbe needs labels of at least 2 classes; y has {known[0]!r} alone"
+            )
         default = make_pipeline(StandardScaler(), LogisticProbe(C=0.1))
         classifier = clone(default if self.classifier is None else self.classifier)
-        known = np.array(labels[labelled].tolist())
+        self.encoder_ = clone(CPCFeatures() if self.encoder is None else self.encoder).fit(X, None)
         some = X if labelled.all() else _rows(X, np.flatnonzero(labelled))
         self.classifier_ = classifier.fit(self.encoder_.transform(some), known)
         self.classes_ = self.classifier_.classes_
@@ -137,6 +143,22 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         probabilities: npt.NDArray[Any] = self.classifier_.predict_proba(self._features(X))
         return probabilities
 
+    @available_if(_classifier_has("decision_function"))  # type: ignore[untyped-decorator]
+    def decision_function(self, X: Any) -> npt.NDArray[Any]:
+        """Confidence in each class.
+
+        Parameters
+        ----------
+        X : array-like of n_images pictures
+            Anything that the encoder takes.
+
+        Returns
+        -------
+        scores : ndarray of shape (n_images,) or (n_images, n_classes)
+        """
+        scores: npt.NDArray[Any] = self.classifier_.decision_function(self._features(X))
+        return scores
+
     @property
     def n_features_in_(self) -> int:
         """Number of columns."""
@@ -167,7 +189,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
 
 def _as_labels(y: Any) -> npt.NDArray[Any]:
     """Numbers as they are; everything else as objects, so that -1 and None stay what they are."""
-    labels = np.asarray(y)
+    labels: npt.NDArray[Any] = column_or_1d(np.asarray(y), warn=True)
     if labels.dtype.kind in "iufb":
         return labels
     if isinstance(y, np.ndarray) and y.dtype.kind == "U" and (y == "-1").any():
@@ -175,7 +197,8 @@ def _as_labels(y: Any) -> npt.NDArray[Any]:
             'y is an array of strings, in which "-1" cannot be told from a label; make it one of '
             "objects, with None for pictures without a label"
         )
-    return np.asarray(y, dtype=object)
+    objects: npt.NDArray[Any] = column_or_1d(np.asarray(y, dtype=object))
+    return objects
 
 
 def _labelled(labels: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:

@@ -80,7 +80,7 @@ class Pretraining:
         Raises
         ------
         DivergenceError
-            If the loss is no longer a number.
+            If the loss or the features are no longer numbers.
         """
         state = checkpoint.read() if checkpoint else None
         if state is not None:
@@ -129,10 +129,11 @@ class Pretraining:
             bar.update()
             bar.set_postfix(epoch=epoch + 1, loss=f"{loss:.3f}", accuracy=f"{accuracy:.3f}")
         means = sums / len(batches)
-        if not np.isfinite(means[0]):
+        features = self._features(pixels)
+        if not (np.isfinite(means[0]) and np.isfinite(features).all()):
+            what = f"the loss is {means[0]}" if not np.isfinite(means[0]) else "features are NaN"
             raise DivergenceError(
-                f"the loss is {means[0]} in epoch {epoch + 1}; pass a smaller lr than "
-                f"{options['lr']:g}"
+                f"{what} in epoch {epoch + 1}; pass a smaller lr than {options['lr']:g}"
             )
         self.history.append(
             {
@@ -141,7 +142,7 @@ class Pretraining:
                 "accuracy": float(means[1]),
                 "chance": float(means[2]),
                 "mi_bound": float(means[3]),
-                "effective_rank": effective_rank(self._features(pixels)),
+                "effective_rank": effective_rank(features),
                 "lr": float(lr),
                 "seconds": time.perf_counter() - start,
             }

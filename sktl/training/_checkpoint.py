@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sktl.exceptions import ParameterError
 from sktl.utils._sameness import without_addresses
 
 __all__ = ["Checkpoint"]
@@ -42,7 +43,15 @@ class Checkpoint:
         """The newest state, or None if there is none."""
         if not self.path.is_file():
             return None
-        state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+        try:
+            state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+        except MemoryError:
+            raise
+        except Exception as error:  # a damaged file: whatever zip and pickle stumble over
+            raise ParameterError(
+                f"the checkpoint {self.path} cannot be read: {error or type(error).__name__}. "
+                "Delete it, and the fit begins anew"
+            ) from error
         return state
 
     def write(self, state: dict[str, Any]) -> None:
