@@ -16,6 +16,7 @@ from sktl.exceptions import ParameterError
 from sktl.neural_network._build import bare_network
 from sktl.nn.pooling import POOLINGS
 from sktl.training._augmentation import Augmentation, as_augmentation
+from sktl.training._checkpoint import make_folder
 from sktl.training._phase import Phase
 from sktl.training._stopping import as_stopping
 from sktl.utils._parameters import ParameterChecks
@@ -98,8 +99,9 @@ def _check_network(estimator: CNNClassifier, checks: ParameterChecks) -> None:
 def _check_range(checks: ParameterChecks, estimator: Any, name: str, most: float) -> None:
     value = getattr(estimator, name)
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    rule = "a number of at least 0" if np.isinf(most) else f"a number from 0 to {most:g}"
-    checks.that(name, value, is_number and 0 <= float(value) <= most, rule)
+    rule = "a finite number of at least 0" if np.isinf(most) else f"a number from 0 to {most:g}"
+    fits = is_number and 0 <= float(value) <= most and np.isfinite(float(value))
+    checks.that(name, value, fits, rule)
 
 
 def _check_data(estimator: CNNClassifier, checks: ParameterChecks) -> None:
@@ -115,6 +117,8 @@ def _check_data(estimator: CNNClassifier, checks: ParameterChecks) -> None:
     checks.attempt(_check_random_state, e.random_state)
     fine = e.checkpoint_dir is None or isinstance(e.checkpoint_dir, (str, os.PathLike))
     checks.that("checkpoint_dir", e.checkpoint_dir, fine, "a folder or None")
+    if fine and e.checkpoint_dir is not None:
+        checks.attempt(make_folder, e.checkpoint_dir)
     verbose: Any = e.verbose
     checks.that("verbose", verbose, isinstance(verbose, (np.bool_, numbers.Real)), "a number")
     augmentation: Any = as_augmentation(e.augment)

@@ -112,7 +112,7 @@ class CNNClassifier(
         Without validation they are the last. See :meth:`with_weights`.
     refit : bool, default=False
         Whether to train anew at last, up to the best epoch, on all pictures: those of `X` and
-        those of an explicit validation pair.
+        those of an explicit validation pair, which weigh as much as the others do on average.
     callbacks : list, default=None
         Callbacks of skorch, or pairs of a name and one. A phase is a run for them: they see its
         begin and end. Those that watch what only validation pictures tell have a rest where there
@@ -333,6 +333,7 @@ class CNNClassifier(
         """Train one more epoch of the last phase, on these pictures.
 
         The optimizer's state, such as momentum, is kept from call to call, but not in a pickle.
+        Pixels are normalised by the statistics of the first call's pictures, or of the fit's.
 
         Parameters
         ----------
@@ -473,7 +474,8 @@ class CNNClassifier(
             self._check_pictures(valid.images)
             if sample_weight is not None:
                 sample_weight = _check_sample_weight(sample_weight, labels)
-                sample_weight = np.concatenate([sample_weight, np.ones(len(valid.labels))])
+                of_others = np.full(len(valid.labels), sample_weight.mean())
+                sample_weight = np.concatenate([sample_weight, of_others])
             everything = self._labelled(
                 images.joined(valid.images),
                 np.concatenate([labels, valid.labels]),
@@ -509,7 +511,10 @@ class CNNClassifier(
             images = self._as_images(X_valid, getattr(self, "value_range_", self.value_range))
             if len(images) == 0:
                 raise ParameterError("validation must have pictures; got a pair with none")
-            return everything, Labelled(images, self._read_labels(images, y_valid, reset=False))
+            _, numbers = classes_of(
+                y_valid, len(images), self.classes_, type(self).__name__, "the labels of validation"
+            )
+            return everything, Labelled(images, numbers)
         return split(everything, self.validation, self._random_state(), groups)
 
     def _check_pictures(self, images: ImageCollection) -> None:
@@ -594,6 +599,8 @@ class CNNClassifier(
             before = self._build(callbacks=False).module.trunk.state_dict()
             built.module.trunk.load_state_dict(before)
         built.load(state)
+        if state is not self._states["final"] and hasattr(built.net, "optimizer_"):
+            built.net.optimizer_.state.clear()  # momentum that led elsewhere
 
     def _refit(
         self, everything: Labelled, trainer: Trainer, phases: list[tuple[str, Phase]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any, Self
 
 import numpy as np
@@ -10,8 +11,10 @@ import pandas as pd
 from sklearn.base import clone
 
 from sktl.exceptions import DivergenceError, ParameterError
+from sktl.neural_network._checks import check_parameters
 from sktl.neural_network._cnn_classifier import CNNClassifier
 from sktl.utils._optional import import_optional
+from sktl.utils._parameters import ParameterChecks
 
 __all__ = ["LearningRateDisplay", "find_lr"]
 
@@ -75,14 +78,22 @@ def find_lr(
     >>> bool(1e-6 < found.suggestion < 1)
     True
     """
+    checks = ParameterChecks("find_lr")
+    checks.that("estimator", estimator, isinstance(estimator, CNNClassifier), "a CNNClassifier")
+    checks.integer("n_steps", n_steps, minimum=3)
+    limits: dict[str, Any] = {"lr_min": lr_min, "lr_max": lr_max}
+    for limit, value in limits.items():
+        fits = isinstance(value, numbers.Real) and 0 < float(value) < np.inf
+        checks.that(limit, value, fits, "a finite number above 0")
+    checks.done()
+    check_parameters(estimator, estimator._phases())
     phases = dict(estimator._phases())
     name = list(phases)[-1] if phase is None else phase
     if name not in phases:
         raise ParameterError(f"phase must be one of {list(phases)}; got {phase!r}")
-    if not 0 < lr_min < lr_max or n_steps < 3:
+    if lr_min >= lr_max:
         raise ParameterError(
-            "lr_min must be above 0 and below lr_max, and n_steps at least 3; got "
-            f"lr_min={lr_min!r}, lr_max={lr_max!r}, n_steps={n_steps!r}"
+            f"lr_min must be below lr_max; got lr_min={lr_min!r}, lr_max={lr_max!r}"
         )
     before = list(phases.items())[: list(phases).index(name)]
     chosen = clone(phases[name]).set_params(lr=1.0, schedule=None)

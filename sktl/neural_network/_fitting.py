@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -177,6 +178,7 @@ def _described(
         **{name: v for name, v in parameters.items() if name not in _NOT_DESCRIBED},
         "phases": [(name, phase.get_params(deep=False)) for name, phase in estimator._phases()],
         "network": built.backbone.fingerprints([estimator._described_network["layer"]]),
+        "preprocessing": asdict(built.preprocessing),
         "classes": estimator.classes_.tolist(),
         "labels": [part.labels.tolist() for part in parts],
         "weights": [None if p.weights is None else p.weights.tolist() for p in parts],

@@ -16,6 +16,7 @@ from sktl.exceptions import DivergenceError, ParameterError
 from sktl.images import as_images
 from sktl.neural_network._checks import check_parameters
 from sktl.neural_network._cnn_classifier import CNNClassifier
+from sktl.neural_network._parts import classes_of
 from sktl.utils._parameters import ParameterChecks
 
 __all__ = ["OverfitReport", "overfit_check"]
@@ -89,11 +90,20 @@ def overfit_check(
     >>> overfit_check(CNNClassifier("lenet", weights=None, random_state=0), X, y).diagnosis
     'all 32 pictures were learnt'
     """
-    check_parameters(estimator, estimator._phases())
     checks = ParameterChecks("overfit_check")
+    checks.that("estimator", estimator, isinstance(estimator, CNNClassifier), "a CNNClassifier")
+    checks.done()
+    check_parameters(estimator, estimator._phases())
     checks.integer("n_images", n_images, minimum=2)
     checks.done()
-    y = np.asarray(y)
+    images = as_images(
+        X,
+        image_shape=estimator.image_shape,
+        value_range=estimator.value_range,
+        background=estimator.background,
+    )
+    known, numbers = classes_of(y, len(images), None, "overfit_check")
+    y = known[numbers]
     classes, counts = np.unique(y, return_counts=True)
     each = n_images // 2
     if len(classes) < 2 or np.sort(counts)[-2] < each:
@@ -104,13 +114,7 @@ def overfit_check(
     rng = check_random_state(random_state)
     two = classes[np.argsort(-counts, kind="stable")[:2]]
     chosen = np.concatenate([rng.permutation(np.flatnonzero(y == c))[:each] for c in two])
-    images = as_images(
-        X,
-        image_shape=estimator.image_shape,
-        value_range=estimator.value_range,
-        background=estimator.background,
-    )[chosen]
-    labels = y[chosen]
+    images, labels = images[chosen], y[chosen]
     model = _without_regularisation(estimator, len(chosen))
     try:
         model.fit(images, labels)
@@ -143,7 +147,7 @@ def _diagnosis(model: CNNClassifier, images: Any, labels: Any, accuracy: float) 
     store = resolve_store("memory")
     assert store is not None
     seen: dict[Any, Any] = {}
-    for digest, label in zip(picture_digests(images, store), labels, strict=True):
+    for digest, label in zip(picture_digests(images, store), labels.tolist(), strict=True):
         if seen.setdefault(digest, label) != label:
             return (
                 f"the same picture is labelled {seen[digest]!r} and {label!r}: clean the labels "

@@ -23,7 +23,7 @@ __all__ = ["classes_of", "sample_weights", "split"]
 
 
 def classes_of(
-    y: Any, n_images: int, known: npt.NDArray[Any] | None, owner: str
+    y: Any, n_images: int, known: npt.NDArray[Any] | None, owner: str, called: str = "y"
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
     """Classes, and the number of that of each picture.
 
@@ -36,6 +36,8 @@ def classes_of(
         The classes, if they are not those of `y`.
     owner : str
         Name of the estimator, for errors.
+    called : str, default="y"
+        What `y` is, for errors.
 
     Returns
     -------
@@ -55,7 +57,7 @@ def classes_of(
         )
     unknown = sorted(set(np.unique(y).tolist()) - set(classes.tolist()), key=str)
     if unknown:
-        raise ValueError(f"y has labels that are not among the classes: {unknown}")
+        raise ValueError(f"{called} has labels that are not among the classes: {unknown}")
     return classes, np.searchsorted(classes, y).astype(np.int64)
 
 
@@ -194,6 +196,13 @@ def split(
         train = np.setdiff1d(np.arange(len(labels)), valid)
     else:
         train, valid = next(iter(validation.split(np.arange(len(labels)), labels, groups)))
+        unseen = np.setdiff1d(labels[valid], labels[train])
+        if len(unseen):
+            raise ParameterError(
+                f"the first split of validation={validation!r} leaves {len(unseen)} of "
+                f"{len(np.unique(labels))} classes no picture to learn from; shuffle, stratify, or "
+                "pass a share such as 0.2"
+            )
     train, valid = np.sort(train), np.sort(valid)
     return (
         Labelled(

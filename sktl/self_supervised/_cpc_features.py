@@ -28,7 +28,7 @@ from sktl.nn.cpc import CPCNetwork, PatchGrid, small_encoder
 from sktl.nn.pooling import POOLINGS, Pooling
 from sktl.self_supervised._pretrain import Pretraining
 from sktl.training._augmentation import Augmentation, as_augmentation
-from sktl.training._checkpoint import Checkpoint
+from sktl.training._checkpoint import Checkpoint, make_folder
 from sktl.training._data import Pixels, channel_statistics
 from sktl.training._network import TransferNet
 from sktl.utils._parameters import ParameterChecks
@@ -482,6 +482,8 @@ class CPCFeatures(
         checks.that("patch_augment", augment, known, 'an Augmentation, "color", "light" or None')
         if isinstance(augment, Augmentation):
             augment.check(checks)
+        if self.checkpoint_dir is not None:
+            checks.attempt(make_folder, self.checkpoint_dir)
         checks.attempt(resolve_device, self.device)
         checks.attempt(resolve_store, self.store)
         checks.done()

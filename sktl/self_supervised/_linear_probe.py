@@ -102,7 +102,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         check_classification_targets(known)
         if self.classifier is None and len(np.unique(known)) < 2:
             raise ValueError(
-                f"LinearProbe needs labels of at least 2 classes; y has {known[0]!r} alone"
+                f"LinearProbe needs labels of at least 2 classes; y has {known.tolist()[0]!r} alone"
             )
         default = make_pipeline(StandardScaler(), LogisticProbe(C=0.1))
         classifier = clone(default if self.classifier is None else self.classifier)

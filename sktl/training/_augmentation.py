@@ -42,7 +42,8 @@ class Augmentation(BaseEstimator):
     fill_mode : {"reflect", "nearest", "constant"}, default="reflect"
         What is seen beyond the border: the picture mirrored, its border pixels, or black.
     random_crop : bool, default=False
-        Whether the network's square is cut out anywhere in the resized picture, not in its centre.
+        Whether the network's square is cut out anywhere in the central square of the resized
+        picture, not in its centre.
     color_jitter : float, default=0.0
         Brightness, contrast and saturation are scaled by factors between ``1 - color_jitter`` and
         ``1 + color_jitter``.

@@ -17,9 +17,19 @@ import torch
 from sktl.exceptions import ParameterError
 from sktl.utils._sameness import without_addresses
 
-__all__ = ["Checkpoint"]
+__all__ = ["Checkpoint", "make_folder"]
 
 _VERSION = 1
+
+
+def make_folder(folder: str | os.PathLike[str]) -> None:
+    """Make the folder of checkpoints; raise ParameterError if that cannot be."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ParameterError(
+            f"checkpoint_dir must be a folder that can be made or written to: {error}."
+        ) from error
 
 
 class Checkpoint:

@@ -54,7 +54,11 @@ def put_back(net: TransferSkorchNet, rows: list[dict[str, Any]]) -> None:
 def remember(net: TransferSkorchNet, history: pd.DataFrame) -> None:
     """Put what :func:`as_frame` gave into a new net, which goes on from there."""
     rows = history.to_dict("records")
-    put_back(net, [{str(k): v for k, v in row.items() if not pd.isna(v)} for row in rows])
+    put_back(net, [{str(k): v for k, v in row.items() if not _is_missing(v)} for row in rows])
+
+
+def _is_missing(value: Any) -> bool:
+    return np.ndim(value) == 0 and bool(pd.isna(value))
 
 
 def _plain(value: Any) -> Any:

@@ -8,9 +8,11 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import skorch
 import torch
 import torch.nn.functional as F  # noqa: N812
+from sklearn.base import ClassifierMixin
 from skorch.callbacks import PassthroughScoring
 from skorch.dataset import unpack_data
 from skorch.utils import to_device
@@ -161,7 +163,7 @@ class EpochLoss(PassthroughScoring):
         return float(super().get_avg_score(history)) if known is None else known
 
 
-class TransferSkorchNet(skorch.NeuralNet):
+class TransferSkorchNet(ClassifierMixin, skorch.NeuralNet):
     """A skorch net around a TransferNet, whose data come as Parts.
 
     Its optimizer, freezing and data change from phase to phase, its module, history and callbacks
@@ -173,6 +175,11 @@ class TransferSkorchNet(skorch.NeuralNet):
     # Losses of the epoch that are not the mean of its batches, and what tells them at its end.
     losses: Mapping[str, float] = MappingProxyType({})
     find_losses: Callable[[], Mapping[str, float]] = dict
+
+    @property
+    def classes_(self) -> npt.NDArray[np.int64]:
+        """Numbers of the classes, for callbacks that score."""
+        return np.arange(self.work.n_classes)
 
     @property
     def _default_callbacks(self) -> list[tuple[str, Any]]:

@@ -31,6 +31,8 @@ __all__ = ["Trainer"]
 
 # With mixing, at most this many training pictures are looked at unmixed after an epoch.
 _MOST_LOOKED_AT = 1000
+# How much a loss counts in the running mean beside the next, and how many a sweep needs to settle.
+_FADING, _SETTLED = 0.9, 10
 
 
 class Trainer:
@@ -212,7 +214,8 @@ class Trainer:
         Returns
         -------
         losses : list of float
-            Of each batch, up to the first that is not a number or four times the least.
+            Of each batch, up to the first that is not a number, or where their running mean is four
+            times its least.
         """
         with private_randomness(self.settings.device):
             self._seed(self.settings.seed, 4)
@@ -222,6 +225,7 @@ class Trainer:
                 self._parts(train, None, 0, epoch).train for epoch in itertools.count()
             )
             losses: list[float] = []
+            means: list[float] = []
             for factor, batch in zip(factors, batches, strict=False):
                 for group, rate in zip(self.net.optimizer_.param_groups, rates, strict=True):
                     group["lr"] = float(rate * factor)
@@ -229,7 +233,9 @@ class Trainer:
                 if not math.isfinite(loss):
                     break
                 losses.append(loss)
-                if loss > 4 * min(losses):
+                recent = _FADING ** np.arange(len(losses))[::-1]
+                means.append(float(np.average(losses, weights=recent)))
+                if len(losses) > _SETTLED and means[-1] > 4 * min(means[_SETTLED:]):
                     break
         return losses
 

@@ -13,12 +13,19 @@ from sktl.exceptions import ParameterError
 
 __all__ = ["ParameterChecks", "suggest"]
 
+_MOST_SHOWN = 300  # characters of a value
+
 
 def suggest(name: str, known: Iterable[str], n: int = 3) -> str:
     """``" Did you mean 'a' or 'b'?"``, or nothing."""
     by_lower = {k.casefold(): k for k in known}
     close = difflib.get_close_matches(str(name).casefold(), by_lower, n=n, cutoff=0.6)
     return f" Did you mean {' or '.join(repr(by_lower[c]) for c in close)}?" if close else ""
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}... (cut)"
 
 
 class ParameterChecks:
@@ -68,7 +75,7 @@ class ParameterChecks:
 
     def that(self, name: str, value: Any, holds: bool, rule: str) -> None:
         if not holds:
-            self.wrong.append(f"{name} must be {rule}; got {value!r}.")
+            self.wrong.append(f"{name} must be {rule}; got {_shown(value)}.")
 
     def attempt(self, call: Any, *args: Any) -> None:
         """Run a check that raises a ParameterError of its own."""

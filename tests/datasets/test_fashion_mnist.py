@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import shutil
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -100,3 +101,21 @@ def test_the_real_files(shared_data):
     X, y = fetch_fashion_mnist(source=shared_data / "fashion-mnist", return_X_y=True)
     assert X.shape == (60000, 28, 28)
     assert np.bincount(y).tolist() == [6000] * 10
+
+
+def test_a_damaged_stream_is_named(archive):
+    folder, _ = archive
+    file = folder / "train-images-idx3-ubyte.gz"
+    whole = gzip.compress(idx(np.zeros((6, 28, 28), np.uint8)))
+    seen = 0
+    for i in range(10, len(whole) - 8):
+        file.write_bytes(whole[:i] + bytes([whole[i] ^ 255]) + whole[i + 1 :])
+        try:
+            gzip.decompress(file.read_bytes())
+        except zlib.error:
+            seen += 1
+        except (OSError, EOFError):
+            pass
+        with pytest.raises(DatasetError, match="train-images"):
+            fetch_fashion_mnist(source=folder)
+    assert seen

@@ -384,3 +384,18 @@ def test_relative_folder(flowers, monkeypatch):
 def test_nothing_is_opened(flowers):
     os.mkfifo(flowers / "rose/pipe.jpg")  # whoever opens it waits for ever
     assert len(load_image_folder(flowers).images) == 5
+
+
+def test_classes_that_link_to_each_other_end(tmp_path):
+    touch(tmp_path, "a/1.jpg", "b/2.jpg")
+    (tmp_path / "a" / "to_b").symlink_to(tmp_path / "b", target_is_directory=True)
+    (tmp_path / "b" / "to_a").symlink_to(tmp_path / "a", target_is_directory=True)
+    data = load_image_folder(tmp_path)
+    assert below(tmp_path, data.images) == ["a/1.jpg", "a/to_b/2.jpg", "b/2.jpg", "b/to_a/1.jpg"]
+
+
+def test_a_list_that_is_no_utf_8_is_named(flowers, tmp_path):
+    file = tmp_path / "split.txt"
+    file.write_bytes("rose/ü.jpg".encode("latin-1"))
+    with pytest.raises(ParameterError, match=r"split.txt is no text in UTF-8"):
+        load_image_folder(flowers, split_file=file)

@@ -262,3 +262,15 @@ def test_plot_of_many_classes_and_of_none():
     display = image_report([]).plot()
     assert len(display.ax_) == 2
     plt.close(display.figure_)
+
+
+def test_labels_of_several_types_are_listed(folder):
+    files, _ = folder
+    report = image_report(files[3:5], np.array([1, "a"], dtype=object))
+    assert report.duplicates["labels"].tolist() == [(1, "a")]
+
+
+def test_thresholds_may_be_numbers_of_numpy(folder):
+    files, _ = folder
+    options = {"dark": np.int64(40), "min_correlation": np.float32(0.9)}
+    assert image_report([files[0], files[5]], **options).pictures["dark"].tolist() == [False, True]

@@ -303,3 +303,19 @@ def test_categories_of_numbers_stay_numbers(tmp_path):
     table = pd.DataFrame({"id": ["a.jpg", "b.jpg"], "y": pd.Categorical([1, 2])})
     _, y = load_image_table(table, folder=tmp_path, return_X_y=True)
     assert y.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "content", ["id,label\nü,1".encode("latin-1"), b"id,label\na,1\nb,2,3,4\n"]
+)
+def test_what_is_no_table_is_named(tmp_path, content):
+    (tmp_path / "table.csv").write_bytes(content)
+    with pytest.raises(ParameterError, match=r"table.csv is no table of comma-separated values"):
+        load_image_table(tmp_path / "table.csv")
+
+
+@pytest.mark.parametrize("column", ["path_column", "label_column"])
+def test_two_columns_of_one_name_are_refused(column):
+    frame = pd.DataFrame([["a", "b", "c"]], columns=["id", "id", "label"])
+    with pytest.raises(ParameterError, match=f"{column}: the table has several columns 'id'"):
+        load_image_table(frame, **{"path_column": "label", column: "id"})

@@ -7,6 +7,7 @@ import stat
 import tarfile
 import zipfile
 
+import numpy as np
 import pytest
 
 from sktl.datasets._unpack import unpack
@@ -215,3 +216,19 @@ def test_a_file_where_a_folder_should_be(tmp_path, target):
     archive = tar_of(tmp_path / "set.tar", ("a", b"file"), ("a/b", b"below it"))
     with pytest.raises(DatasetError, match="cannot be unpacked"):
         unpack(archive, target)
+
+
+def test_a_flipped_bit_in_a_compressed_tar_is_noticed(tmp_path, target):
+    """It may lie in a file's content, of which tar has no checksum."""
+    content = np.random.default_rng(0).bytes(20_000)
+    with tarfile.open(tmp_path / "whole.tgz", "w:gz") as tar:
+        info = tarfile.TarInfo("a.jpg")
+        info.size = len(content)
+        tar.addfile(info, io.BytesIO(content))
+    damaged = bytearray((tmp_path / "whole.tgz").read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    (tmp_path / "damaged.tgz").write_bytes(damaged)
+    with pytest.raises(DatasetError, match=r"damaged.tgz is damaged: CRC"):
+        unpack(tmp_path / "damaged.tgz", target)
+    with pytest.raises(DatasetError, match=r"^inner.tgz in outer.tgz is damaged"):
+        unpack(tmp_path / "damaged.tgz", target, name="inner.tgz in outer.tgz")

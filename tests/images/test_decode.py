@@ -393,3 +393,29 @@ def test_a_background_that_is_no_colour(background):
 def test_background_with_alpha_counts_as_its_colour():
     image = Image.new("RGBA", (1, 1), (0, 0, 0, 0))
     np.testing.assert_array_equal(decode_image(image, background="#0a141e80"), [[(10, 20, 30)]])
+
+
+@pytest.mark.parametrize("white", [1.0, 65535])
+def test_tiff_whose_zero_is_white(white):
+    dtype = np.float32 if white == 1.0 else np.uint16
+    samples = (np.array([[0, 0.25, 1]]) * white).astype(dtype)
+    image = Image.fromarray(samples)
+    plain, inverted = io.BytesIO(), io.BytesIO()
+    image.save(plain, "TIFF")
+    image.save(inverted, "TIFF", tiffinfo={262: 0})
+    assert Image.open(inverted).tag_v2[262] == 0
+    expected = decode_image(plain.getvalue())
+    for item in (inverted.getvalue(), Image.open(inverted)):
+        np.testing.assert_array_equal(decode_image(item), 255 - expected)
+
+
+def test_small_whole_numbers_of_32_bits_are_refused():
+    """They may be of 8 bits, or dark ones of 16."""
+    for high in (1, 200, 255):
+        with pytest.raises(ValueError, match=r"from 0 to .*no agreed white"):
+            decode_image(Image.fromarray(np.array([[0, high]], dtype=np.int32)))
+    black = Image.fromarray(np.zeros((2, 2), dtype=np.int32))
+    assert not decode_image(black).any()
+    dark = io.BytesIO(b"P5 2 1 65535 " + np.array([0, 257], dtype=">u2").tobytes())
+    for item in (dark.getvalue(), Image.open(dark)):
+        np.testing.assert_array_equal(decode_image(item), as_rgb([[0, 1]]))

@@ -65,7 +65,9 @@ def test_refit_weighs_the_classes_of_all_pictures():
     refitted = model(validation=(X_valid, y_valid), refit=True, **options).fit(X, Y, weights)
     phases = one_phase(epochs=refitted.best_epoch_)
     plain = model(phases=phases, validation=None, **options).fit(
-        np.concatenate([X, X_valid]), np.concatenate([Y, y_valid]), np.append(weights, np.ones(9))
+        np.concatenate([X, X_valid]),
+        np.concatenate([Y, y_valid]),
+        np.append(weights, np.full(9, weights.mean())),
     )
     assert difference(refitted, plain) == 0
 

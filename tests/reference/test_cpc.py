@@ -57,6 +57,17 @@ def test_info_nce_with_drawn_negatives_is_a_plain_loop():
     assert contrast.n_candidates == 4
 
 
+@pytest.mark.parametrize("n_negatives", [None, 5, 20, 63])
+def test_equal_targets_share_the_highest_score(n_negatives):
+    collapsed = torch.ones(100, 16)
+    contrast = info_nce(collapsed, collapsed, n_negatives=n_negatives)
+    assert contrast.accuracy.item() == pytest.approx(1 / contrast.n_candidates)
+    constant = info_nce(random(100, 16), collapsed, n_negatives=n_negatives)
+    assert constant.accuracy.item() == pytest.approx(1 / contrast.n_candidates)
+    twins = torch.eye(8).repeat(2, 1)  # each target has one that is equal
+    assert info_nce(twins, twins).accuracy.item() == pytest.approx(0.5)
+
+
 @pytest.mark.parametrize("n_negatives", [None, 50])
 def test_info_nce_under_autocast_is_that_of_float32(n_negatives):
     predictions, targets = random(300, 64), random(300, 64, seed=1)

@@ -1,21 +1,32 @@
 """CPCFeatures and LinearProbe on photographs' cuts and on real clothes."""
 
+import io
 import pickle
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from sklearn.base import clone
 from sklearn.datasets import load_digits, load_sample_images
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
+from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
+from sklearn.svm import LinearSVC
 
 from sktl import CNNClassifier, CPCFeatures, LinearProbe, Phase
-from sktl.exceptions import BackboneNotFoundError, CollapseWarning, DivergenceError, ParameterError
+from sktl.exceptions import (
+    BackboneNotFoundError,
+    CollapseWarning,
+    DivergenceError,
+    ImageDecodeError,
+    ParameterError,
+)
 from sktl.self_supervised import _pretrain
 from sktl.training import Augmentation
+from sktl.training._data import Pixels
 
 
 def pictures(n=40, size=24):
@@ -267,3 +278,81 @@ def test_a_pipeline_pretrains_on_its_training_folds_only():
     for fitted, train in zip(folds["estimator"], folds["indices"]["train"], strict=True):
         alone = cpc().fit(X[train])
         np.testing.assert_allclose(fitted[0].transform(X), alone.transform(X), rtol=1e-5, atol=1e-6)
+
+
+def test_partial_fit_follows_its_parameters():
+    X, _ = pictures()
+    model = cpc().partial_fit(X)
+    before = model.transform(X)
+    model.set_params(lr=1e-12, n_negatives=5).partial_fit(X)
+    np.testing.assert_allclose(model.transform(X), before, atol=1e-5)
+    assert model.history_["lr"].tolist() == [0.001, 1e-12]
+    assert model.history_["chance"].iloc[-1] == pytest.approx(1 / 6)
+
+
+def test_partial_fit_keeps_the_momentum():
+    X, _ = pictures()
+    at_once, forgetful = cpc().partial_fit(X), cpc().partial_fit(X)
+    assert at_once._online.optimizer.state
+    forgetful.__dict__.pop("_online")
+    changes = [model.partial_fit(X).transform(X) for model in (at_once, forgetful)]
+    assert not np.allclose(*changes, atol=1e-4)
+
+
+def test_a_failed_partial_fit_changes_nothing():
+    X, _ = pictures()
+    model = cpc().partial_fit(X)
+    before = model.transform(X)
+    with pytest.raises(DivergenceError):
+        model.set_params(lr=1e30).partial_fit(X)
+    np.testing.assert_array_equal(model.transform(X), before)
+    assert len(model.history_) == 1
+    assert np.isfinite(model.set_params(lr=0.001).partial_fit(X).transform(X)).all()
+
+
+def test_a_last_step_that_diverges_is_noticed():
+    X, _ = pictures()
+    with pytest.raises(DivergenceError, match="features are NaN in epoch 1"):
+        cpc(lr=1e20, epochs=1, batch_size=40).fit(X)
+    with pytest.raises(ParameterError, match="lr must be a finite number above 0"):
+        cpc(lr=np.inf).fit(X)
+
+
+def test_a_damaged_first_picture_is_named(tmp_path):
+    file = io.BytesIO()
+    Image.fromarray(load_sample_images().images[0]).save(file, "JPEG")
+    (tmp_path / "cut.jpg").write_bytes(file.getvalue()[:20000])
+    X = [tmp_path / "cut.jpg", *pictures()[0]]
+    with pytest.raises(ImageDecodeError, match="truncated"):
+        cpc(image_size=None).fit(X)
+
+
+def test_names_of_networks_are_checked_before_pictures_are_read(monkeypatch):
+    X, _ = pictures()
+    monkeypatch.setattr(Pixels, "fill", lambda *_, **__: pytest.fail("read"))
+    with pytest.raises(BackboneNotFoundError, match="mobilenet_v2"):
+        cpc(encoder="mobilenet_v22").fit(X)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([1] * 40, "needs labels of at least 2 classes; y has 1 alone"),
+        (np.linspace(0, 1, 40), "Unknown label type"),
+        (np.zeros((40, 2), int), "y should be a 1d array"),
+    ],
+)
+def test_labels_are_checked_before_pretraining(labels, message, monkeypatch):
+    X, _ = pictures()
+    monkeypatch.setattr(CPCFeatures, "fit", lambda *_: pytest.fail("trained"))
+    with pytest.raises(ValueError, match=message):
+        LinearProbe(cpc()).fit(X, labels)
+
+
+def test_confidences_of_a_classifier_without_probabilities():
+    X, y = pictures()
+    probe = LinearProbe(cpc(), LinearSVC()).fit(X, y)
+    scores = probe.decision_function(X)
+    np.testing.assert_array_equal((scores > 0).astype(int), probe.predict(X))
+    assert not hasattr(probe, "predict_proba")
+    assert not hasattr(LinearProbe(cpc(), GaussianNB()), "decision_function")
