@@ -59,8 +59,7 @@ class Checkpoint:
             raise
         except Exception as error:  # a damaged file: whatever zip and pickle stumble over
             raise ParameterError(
-                f"the checkpoint {self.path} cannot be read: {error or type(error).__name__}. "
-                "Delete it, and the fit begins anew"
+                f"the checkpoint {self.path} is damaged. Delete it, and the fit begins anew"
             ) from error
         return state
 

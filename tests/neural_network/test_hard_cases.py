@@ -12,13 +12,13 @@ import pytest
 import skorch.callbacks
 import torch
 from sklearn.exceptions import FitFailedWarning, NotFittedError
-from sklearn.metrics import f1_score
-from sklearn.model_selection import GridSearchCV, ShuffleSplit
+from sklearn.metrics import f1_score, roc_auc_score
+from sklearn.model_selection import GridSearchCV, KFold, ShuffleSplit
 from skorch.callbacks import EarlyStopping, EpochScoring, Freezer, GradientNormClipping
 from torch import nn
 
 from sktl import CNNClassifier, CNNFeatures, Phase, as_images
-from sktl.backbones import Preprocessing
+from sktl.backbones import Backbone, Preprocessing
 from sktl.exceptions import DivergenceError, ImageDecodeError, ParameterError
 from sktl.neural_network._parts import split
 from sktl.training import Augmentation, Patience, _sources
@@ -751,3 +751,108 @@ def test_vectors_kept_in_32_bits_count_as_such(monkeypatch):
     model("resnet18", phases=one_phase("last:1"), **parameters).fit(pictures(), Y)
     assert sizes[0] == 4
     assert sizes[-1] == 2
+
+
+def test_checkpoints_of_another_preprocessing_are_left_alone(tmp_path):
+    fits = {}
+    for mean in (0.1, 0.9):
+        for folder in (None, tmp_path):
+            described = Preprocessing(size=32, resize=32, mean=(mean,) * 3, std=(0.25,) * 3)
+            torch.manual_seed(0)
+            network = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 8, 3, 2))
+            backbone = Backbone(network, preprocessing=described)
+            fitted = CNNClassifier(
+                backbone, random_state=0, store=None, phases=one_phase(), checkpoint_dir=folder
+            )
+            fits[mean, folder] = fitted.fit(pictures(), Y).predict_proba(pictures())
+    assert not np.allclose(fits[0.1, None], fits[0.9, None], atol=1e-5)
+    for mean in (0.1, 0.9):
+        np.testing.assert_array_equal(fits[mean, None], fits[mean, tmp_path])
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    fitted = model(checkpoint_dir=tmp_path).fit(pictures(), Y)
+    (file,) = tmp_path.iterdir()
+    for content in (b"", b"no checkpoint"):
+        file.write_bytes(content)
+        with pytest.raises(ParameterError, match=r"fit-.*\.pt is damaged. Delete it"):
+            fitted.fit(pictures(), Y)
+
+
+def test_a_folder_of_checkpoints_that_cannot_be_is_named_before_training(tmp_path):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(
+            ParameterError, match="checkpoint_dir must be a folder that can be made"
+        ):
+            model(checkpoint_dir=folder).fit(["missing.jpg"] * 24, Y)
+
+
+class RecordsTables(skorch.callbacks.Callback):
+    def on_epoch_end(self, net, **kwargs):
+        net.history.record("table", [[1, 2], [3, 4]])
+        net.history.record("array", np.arange(3))
+        net.history.record("nothing", None)
+
+
+def test_callbacks_may_record_tables():
+    fitted = model(callbacks=[RecordsTables()], refit=True).fit(pictures(), Y)
+    again = pickle.loads(pickle.dumps(fitted))
+    assert difference(fitted, again) == 0
+    assert again.history_["table"].tolist() == [[[1, 2], [3, 4]]] * 2
+    not_refitted = model(callbacks=[RecordsTables()]).fit(pictures(), Y)
+    not_refitted.with_weights("best").predict(pictures())
+
+
+def test_momentum_that_led_to_other_weights_is_not_carried_on():
+    phases = one_phase(epochs=12, lr=0.1)
+    y = np.random.default_rng(0).permutation(Y)
+    for keep in ("best", "final"):
+        fitted = model(phases=phases, keep=keep).fit(pictures(), y)
+        assert fitted.best_epoch_ < 12
+        assert bool(fitted.net_.optimizer_.state) == (keep == "final")
+    best = model(phases=phases).fit(pictures(), y)
+    other = best.with_weights("best")
+    for one in (best, other):
+        one.partial_fit(pictures(), y)
+    assert difference(best, other) == 0
+
+
+@pytest.mark.parametrize("scale", [0.01, 100])
+def test_the_scale_of_weights_does_not_count(scale):
+    options = {"validation": (pictures(9, seed=1), Y[:9]), "refit": True}
+    plain = model(**options).fit(pictures(), Y)
+    scaled = model(**options).fit(pictures(), Y, np.full(24, scale))
+    assert difference(plain, scaled) < 1e-6
+
+
+def test_area_under_the_curve_in_each_epoch():
+    auc = EpochScoring("roc_auc", name="auc", lower_is_better=False)
+    fitted = model(callbacks=[auc], keep="final").fit(pictures(), Y)
+    _, valid = split(Labelled(as_images(pictures()), Y, None), 0.2, 0)
+    expected = roc_auc_score(valid.labels, fitted.predict_proba(pictures())[valid.positions, 1])
+    assert fitted.history_["auc"].iloc[-1] == pytest.approx(expected)
+
+
+def test_a_splitter_that_leaves_a_class_none_to_learn_from_is_refused():
+    with pytest.raises(ParameterError, match="leaves 1 of 2 classes no picture to learn from"):
+        model(validation=KFold(2)).fit(pictures(), np.sort(Y))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"mixup": np.inf}, "mixup must be a finite number of at least 0; got inf"),
+        ({"l1": np.inf}, "l1 must be a finite number of at least 0; got inf"),
+        ({"validation": [["a.jpg"] * 9999, Y]}, r"got \[\['a.jpg', .*\.\.\. \(cut\)"),
+        (
+            {"validation": (pictures(2), [0, 7])},
+            r"labels of validation has labels that are not among the classes: \[7\]",
+        ),
+    ],
+)
+def test_wrong_parameters_are_named_briefly(parameters, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        model(**parameters).fit(pictures(), Y)
+    assert len(str(caught.value)) < 500

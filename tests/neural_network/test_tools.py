@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.exceptions import DataConversionWarning
+from sklearn.pipeline import make_pipeline
 
 from sktl import Phase
 from sktl.exceptions import DivergenceError, ParameterError
 from sktl.neural_network import LearningRateDisplay, find_lr, overfit_check
+from sktl.training._net import TransferSkorchNet
 
 _spec = importlib.util.spec_from_file_location(
     "classifier_cases", Path(__file__).with_name("test_cnn_classifier.py")
@@ -119,7 +122,7 @@ def test_conflicting_labels_are_found():
     twice = np.concatenate([X[:16], X[:16]])
     labels = np.array(["a", "b"] * 8 + ["b", "a"] * 8)
     report = overfit_check(classifier("lenet", weights=None), twice, labels)
-    assert "the same picture is labelled" in report.diagnosis
+    assert "the same picture is labelled 'a' and 'b'" in report.diagnosis
     with pytest.raises(ParameterError, match="two classes"):
         overfit_check(classifier(), X, y, n_images=200)
 
@@ -132,3 +135,53 @@ def test_rates_that_fall_are_no_fault_of_the_network(schedule):
     assert overfit_check(model, X, y).passed
     with pytest.raises(ParameterError, match="n_images must be an integer of at least 2"):
         overfit_check(model, X, y, n_images=1)
+
+
+def test_one_lucky_batch_does_not_end_the_sweep(monkeypatch):
+    losses = iter([0.004, 0.004, 0.0003, 0.004, *[0.004] * 10, 0.0003, *[0.004] * 20, *[5.0] * 99])
+    monkeypatch.setattr(
+        TransferSkorchNet, "train_step", lambda *_: {"loss": torch.tensor(next(losses))}
+    )
+    X, y = pictures()
+    found = find_lr(classifier(), X, y, n_steps=60)
+    assert 35 <= len(found.loss) <= 38
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_steps": 20.5}, "n_steps must be an integer of at least 3; got 20.5"),
+        ({"lr_min": "a"}, "lr_min must be a finite number above 0; got 'a'"),
+        ({"lr_max": np.inf}, "lr_max must be a finite number above 0; got inf"),
+        ({"lr_min": 2, "lr_max": 1}, "lr_min must be below lr_max"),
+    ],
+)
+def test_wrong_options_of_the_sweep_are_named(options, message):
+    X, y = pictures()
+    with pytest.raises(ParameterError, match=message):
+        find_lr(classifier(), X, y, **options)
+
+
+@pytest.mark.parametrize("tool", [find_lr, overfit_check])
+def test_tools_are_for_classifiers_of_networks(tool):
+    X, y = pictures()
+    with pytest.raises(ParameterError, match="estimator must be a CNNClassifier; got Pipeline"):
+        tool(make_pipeline(classifier()), X, y)
+    with pytest.raises(ParameterError, match="phases must be"):
+        tool(classifier().set_params(phases="abc"), X, y)
+
+
+def test_labels_of_a_check_are_those_of_a_fit():
+    X, y = pictures()
+    model = classifier()
+    expected = overfit_check(model, X, y, n_images=8)
+    with pytest.warns(DataConversionWarning):
+        column = overfit_check(model, X, y[:, None], n_images=8)
+    assert column.diagnosis == expected.diagnosis
+    for wrong in (y[:-5], np.append(y, y[:5])):
+        with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+            overfit_check(model, X, wrong, n_images=8)
+    with pytest.raises(ParameterError, match="y must give each picture a label"):
+        overfit_check(model, X, [None, *y[1:].tolist()], n_images=8)
+    with pytest.raises(ValueError, match="target y is None"):
+        overfit_check(model, X, None)
