@@ -67,8 +67,8 @@ class Phase(BaseEstimator):
         Course of the learning rate: times `gamma` every `step_size` epochs; down to 0 along half
         a cosine; up to `lr` and down again, batch by batch (one cycle, whose lowest rate lies
         behind the last batch); times `gamma` whenever the validation loss, or without validation
-        the training loss, has not fallen for `step_size` epochs; a table of epoch, from 0 on, and rate such as
-        ``{0: 0.004, 25: 0.001}``; or constant.
+        the training loss, has not fallen for `step_size` epochs; a table of epoch, from 0 on, and
+        rate such as ``{0: 0.004, 25: 0.001}``; or constant.
     step_size : int, default=10
         Epochs, for "step" and "plateau".
     gamma : float, default=0.1
