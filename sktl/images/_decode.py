@@ -47,6 +47,7 @@ Background = str | RGB
 # Many locks, because different pictures are loaded side by side.
 _PIL_LOADS = [threading.Lock() for _ in range(64)]
 
+_ROWS = 64
 _PHOTOMETRIC = 262  # a tag of TIFF: what zero means
 _UPRIGHT = {  # EXIF orientation to what undoes it
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -318,10 +319,10 @@ def _narrow(image: Image.Image, source: Image.Image) -> Image.Image:
     """Gray of 16 or 32 bits or float, to 8 bits by its nominal range (Pillow itself would clip)."""
     samples = np.asarray(image)
     white = _nominal_white(samples, is_16_bit=image.mode != "I" or source.format == "PPM")
-    if samples.dtype.kind == "f":
-        levels = np.round(samples.astype(np.float64) * (255.0 / white)).astype(np.uint8)
-    else:
-        levels = np.round(np.arange(white + 1) * (255.0 / white)).astype(np.uint8)[samples]
+    levels = np.empty(samples.shape, np.uint8)
+    for top in range(0, len(samples), _ROWS):  # not all at once, in eight times the memory
+        rows = samples[top : top + _ROWS].astype(np.float64)
+        levels[top : top + _ROWS] = np.round(rows * (255.0 / white))
     # In some TIFF files zero is white, which Pillow heeds for 8 bits only.
     is_negative = getattr(source, "tag_v2", {}).get(_PHOTOMETRIC) == 0
     gray = Image.fromarray(255 - levels if is_negative else levels)
