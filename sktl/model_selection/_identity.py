@@ -20,8 +20,8 @@ __all__ = ["identity", "in_words"]
 
 # Parameters that do not change what a search finds.
 _IMMATERIAL = {
-    "cache_bytes", "callbacks", "checkpoint_dir", "device", "memory", "n_jobs", "pre_dispatch",
-    "runtime", "store", "verbose",
+    "cache_bytes", "checkpoint_dir", "device", "memory", "n_jobs", "pre_dispatch", "runtime",
+    "store", "verbose",
 }  # fmt: skip
 _PLAIN = (str, bytes, int, float, np.generic, np.ndarray, os.PathLike, list, tuple)
 _SHOWN = 100
@@ -35,6 +35,7 @@ def identity(
     splits: Sequence[Any],
     scorer: Any,
     fit_params: Mapping[str, Any],
+    score_params: Mapping[str, Any],
 ) -> dict[str, str]:
     """What decides the score of a candidate: a short text for each part of it."""
     params = estimator.get_params(deep=True)
@@ -47,6 +48,7 @@ def identity(
         "folds": joblib.hash([tuple(map(np.asarray, fold)) for fold in splits]),
         "scoring": in_words(scorer),
         **{f"fit's {name}": in_words(value) for name, value in fit_params.items()},
+        **{f"scorer's {name}": in_words(value) for name, value in score_params.items()},
         **{
             f"estimator's {name}": in_words(value, listed)
             for name, value in params.items()

@@ -24,6 +24,7 @@ from sklearn.metrics import check_scoring
 from sklearn.model_selection import check_cv
 from sklearn.model_selection._search import BaseSearchCV
 from sklearn.utils import check_random_state, indexable
+from sklearn.utils.parallel import Parallel, delayed
 from tqdm.auto import tqdm
 
 from sktl.exceptions import ParameterError
@@ -252,6 +253,7 @@ class OptunaSearch(BaseSearchCV):
             splits,
             self.scorer_,
             {name: value for name, value in params.items() if name in for_folds},
+            routed.scorer.score,
             self.prune_by,
             np.nan if self.error_score is None else self.error_score,
         )
@@ -333,6 +335,7 @@ class OptunaSearch(BaseSearchCV):
                     objective.splits,
                     objective.scorer,
                     objective.params,
+                    objective.score_params,
                 )
                 | meanings(space),
                 space,
@@ -369,13 +372,13 @@ class OptunaSearch(BaseSearchCV):
             objective,
             self.n_trials,
         )
-        workers = joblib.Parallel(
+        workers = Parallel(  # whose processes know scikit-learn's configuration
             n_jobs=self.n_jobs if storage is not None else 1,
             return_as="generator_unordered",
             pre_dispatch="n_jobs",
             batch_size=1,
         )
-        begun = (joblib.delayed(run)() for _ in self._turns(left))
+        begun = (delayed(run)() for _ in self._turns(left))
         best = -math.inf
         with tqdm(total=left, unit="trial", disable=not self.verbose, delay=3) as bar:
             for value in workers(begun):

@@ -6,6 +6,7 @@ It is imported when a search is fitted, as it needs Optuna.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,8 +22,10 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
+from sklearn import get_config
 from sklearn.base import clone
 from sklearn.model_selection import cross_validate
+from sklearn.utils.validation import _check_method_params
 
 from sktl.exceptions import ParameterError
 from sktl.model_selection._spaces import decode, misfit, sample
@@ -204,6 +207,7 @@ class Objective:
     splits: Sequence[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]]
     scorer: Any
     params: Mapping[str, Any]
+    score_params: Mapping[str, Any]
     prune_by: str | None
     error_score: float | str
 
@@ -235,7 +239,7 @@ class Objective:
                 self.X,
                 self.y,
                 cv=[self.splits[fold]],
-                scoring=self.scorer,
+                scoring=self._scorer(fold),
                 params=dict(self.params),
                 error_score="raise",
             )
@@ -252,6 +256,14 @@ class Objective:
         if math.isnan(score):
             trial.set_user_attr("error", f"the score of fold {fold} is not a number")
         return score
+
+    def _scorer(self, fold: int) -> Any:
+        """The scorer with what it is passed, which cross_validate hands on only if it routes."""
+        if get_config()["enable_metadata_routing"]:
+            return self.scorer
+        _, test = self.splits[fold]
+        passed = _check_method_params(self.X, self.score_params, indices=test)
+        return functools.partial(self.scorer, **passed)
 
 
 def trials_frame(study: optuna.Study, space: Any, n_splits: int) -> pd.DataFrame:

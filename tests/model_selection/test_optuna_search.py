@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import joblib
 import numpy as np
 import optuna
 import pandas as pd
 import pytest
+import sklearn
 import torch
 from joblib.externals.loky import get_reusable_executor
 from numpydoc.docscrape import ClassDoc
@@ -19,8 +21,14 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.datasets import load_digits
 from sklearn.exceptions import FitFailedWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import balanced_accuracy_score, make_scorer
-from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold, cross_val_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, make_scorer
+from sklearn.model_selection import (
+    GridSearchCV,
+    GroupKFold,
+    KFold,
+    StratifiedKFold,
+    cross_val_score,
+)
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline
@@ -28,11 +36,13 @@ from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
 from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
+from skorch.callbacks import GradientNormClipping
 from torch import nn
 
 from sktl import CNNClassifier, CNNFeatures, FeatureStore, Phase, as_images, make_top_k_scorer
 from sktl.backbones import Backbone, FeatureNetwork, Preprocessing
 from sktl.exceptions import ParameterError
+from sktl.linear_model import LogisticProbe
 from sktl.model_selection import OptunaSearch, fine_tuning_space, frozen_space
 from sktl.model_selection._identity import identity, in_words
 from sktl.model_selection._optuna_search import _warm
@@ -149,6 +159,35 @@ def test_weights_of_samples_are_split():
     assert not (found.predict(X) == 2).any()
 
 
+@pytest.mark.parametrize("scoring", [None, "accuracy", "neg_log_loss", make_top_k_scorer(2)])
+@pytest.mark.parametrize("model", [LogisticRegression(max_iter=500, tol=0.01), LogisticProbe()])
+def test_weights_reach_the_scorer_as_in_grid_search(model, scoring):
+    weights = np.random.default_rng(0).uniform(0, 1, len(Y)) ** 4
+    noisy = X + np.random.default_rng(1).normal(0, 12, X.shape)
+    parameters = {"cv": 3, "scoring": scoring}
+    grid = GridSearchCV(model, {"C": [0.1]}, **parameters).fit(noisy, Y, sample_weight=weights)
+    found = search(model, {"C": [0.1]}, n_trials=1, **parameters)
+    assert found.fit(noisy, Y, sample_weight=weights).best_score_ == grid.best_score_
+    plain = clone(found).fit(noisy, Y)
+    assert plain.best_score_ != found.best_score_
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_weights_reach_whoever_requests_them(n_jobs):
+    weights = np.random.default_rng(0).uniform(0, 1, len(Y)) ** 4
+    noisy = X + np.random.default_rng(1).normal(0, 12, X.shape)
+    with sklearn.config_context(enable_metadata_routing=True):
+        model = GaussianNB().set_fit_request(sample_weight=False)
+        scorer = make_scorer(accuracy_score).set_score_request(sample_weight=True)
+        parameters = {"cv": 3, "scoring": scorer}
+        space = {"var_smoothing": [0.1]}
+        grid = GridSearchCV(model, space, **parameters).fit(noisy, Y, sample_weight=weights)
+        found = search(model, space, n_trials=1, n_jobs=n_jobs, **parameters)
+        with joblib.parallel_config("threading"):
+            found.fit(noisy, Y, sample_weight=weights)
+    assert found.best_score_ == grid.best_score_
+
+
 def test_pickle_and_clone():
     found = search().fit(X, Y)
     loaded = pickle.loads(pickle.dumps(found))
@@ -262,6 +301,17 @@ def test_what_does_not_matter_may_change(tmp_path):
     assert len(found.trials_) == 2
 
 
+def test_callbacks_matter(tmp_path):
+    """They may change the weights, or the data."""
+    space, parameters = {"dropout": (0.0, 0.5)}, {"n_trials": 1, "storage": tmp_path / "j.log"}
+    short = network(phases=[("train", Phase("all", 1))], callbacks=[GradientNormClipping(1.0)])
+    search(short, space, **parameters).fit(PIXELS, Y)
+    search(clone(short), space, **parameters).fit(PIXELS, Y)
+    other = clone(short).set_params(callbacks=[GradientNormClipping(0.1)])
+    with pytest.raises(ParameterError, match="estimator's callbacks: "):
+        search(other, space, **parameters).fit(PIXELS, Y)
+
+
 def plain_scorer(estimator, X, y):
     return estimator.score(X, y)
 
@@ -336,9 +386,10 @@ def test_dicts_in_any_order_and_states_of_generators():
     assert in_words(used) == in_words(backbone_of(1)), "what is cached is no part of it"
 
 
-def told(X, estimator=None, searched=(), **fit_params):
-    y = np.arange(len(X)) % 2
-    return identity(estimator or SVC(), searched, X, y, [([0], [1])], plain_scorer, fit_params)
+def told(X, estimator=None, searched=(), score_params=None, **fit_params):
+    y, folds = np.arange(len(X)) % 2, [([0], [1])]
+    passed = fit_params, score_params or {}
+    return identity(estimator or SVC(), searched, X, y, folds, plain_scorer, *passed)
 
 
 def test_pictures_are_told_apart_by_what_is_cheap():
@@ -371,6 +422,8 @@ def test_parameters_that_are_searched_or_do_not_matter_are_left_out():
     before = told(X, CNNClassifier(phases=[("a", Phase())]), {"phases__a__lr"})
     after = told(X, CNNClassifier(phases=[("a", Phase(lr=0.9))]), {"phases__a__lr"})
     assert before == after
+    weighted = told(X, score_params={"sample_weight": np.ones(3)})
+    assert weighted["scorer's sample_weight"].startswith("array of shape (3,)")
     many = told(X, SVC(class_weight={i: i for i in range(200)}))["estimator's class_weight"]
     assert len(many) < 150
 
