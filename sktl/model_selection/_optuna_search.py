@@ -69,8 +69,10 @@ class OptunaSearch(BaseSearchCV):
         Folds, as of `GridSearchCV`. They are drawn once, so that all trials have the same.
     sampler : sampler of Optuna or callable, default=None
         What proposes the candidates: by default Optuna's TPE. A class such as
-        ``optuna.samplers.RandomSampler``, or another callable with a parameter `seed`, gets a seed
-        that follows from `random_state`; a sampler that is made already keeps its own.
+        ``optuna.samplers.RandomSampler``, or another callable with a parameter `seed`, makes one
+        for each trial, with a seed that follows from `random_state` and the trial's number; a
+        GridSampler or QMCSampler, which goes through a sequence, is made once. A sampler that is
+        made already keeps its own seed.
     pruner : pruner of Optuna, default=None
         What decides whether a trial is given up: by default Optuna's MedianPruner.
     prune_by : {"fold", "epoch"} or None, default="fold"
@@ -402,7 +404,11 @@ class OptunaSearch(BaseSearchCV):
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         # Constant liar: what others are trying just now is avoided.
         tpe = functools.partial(optuna.samplers.TPESampler, constant_liar=n_workers > 1)
-        return SeededByTrial(self.sampler or tpe, seed)
+        make = self.sampler or tpe
+        sampler = make(seed=seed)
+        # The seed of these is that of one sequence, in which the storage tells them their place.
+        in_sequence = (optuna.samplers.GridSampler, optuna.samplers.QMCSampler)
+        return sampler if isinstance(sampler, in_sequence) else SeededByTrial(make, seed)
 
     def _pruner(self) -> Any:
         import optuna

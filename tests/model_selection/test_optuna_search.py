@@ -488,6 +488,29 @@ def test_workers_share_the_trials(tmp_path):
     same(alone, in_file)
 
 
+def test_a_grid_is_visited_point_by_point(tmp_path):
+    grid = {"n_neighbors": [1, 3, 5, 7], "weights": ["uniform", "distance"]}
+    parameters = {"sampler": functools.partial(optuna.samplers.GridSampler, grid), "n_trials": 8}
+    whole = search(**parameters).fit(X, Y)
+    points = zip(whole.trials_["param_n_neighbors"], whole.trials_["param_weights"], strict=True)
+    assert len(set(points)) == 8
+    parameters["storage"] = tmp_path / "journal.log"
+    search(**{**parameters, "n_trials": 3}).fit(X, Y)
+    same(whole, search(**parameters).fit(X, Y))
+
+
+@pytest.mark.filterwarnings("ignore:QMCSampler is experimental")
+def test_a_scrambled_sequence_stays_one(tmp_path):
+    make = functools.partial(optuna.samplers.QMCSampler, scramble=True)
+    parameters = {"sampler": make, "n_trials": 17, "cv": 2, "prune_by": None, "refit": False}
+    whole = search(Fails(), {"a": (0.0, 1.0)}, **parameters).fit(X, Y)
+    places = np.floor(16 * whole.trials_["param_a"][1:])  # the first is drawn on its own
+    assert sorted(places) == list(range(16)), "one in each sixteenth"
+    parameters["storage"] = tmp_path / "journal.log"
+    search(Fails(), {"a": (0.0, 1.0)}, **{**parameters, "n_trials": 5}).fit(X, Y)
+    same(whole, search(Fails(), {"a": (0.0, 1.0)}, **parameters).fit(X, Y))
+
+
 def test_a_sampler_that_is_made_already():
     grid = optuna.samplers.GridSampler({"n_neighbors": [1, 5], "weights": ["uniform"]}, seed=0)
     found = search(sampler=grid, n_trials=2, prune_by=None).fit(X, Y)
