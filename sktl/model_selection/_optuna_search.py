@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import inspect
 import itertools
 import math
 import numbers
+import os
 import sys
 import tempfile
 import time
@@ -289,18 +291,40 @@ class OptunaSearch(BaseSearchCV):
             checks.choice("prune_by", self.prune_by, ("fold", "epoch"))
         if isinstance(self.error_score, str):
             checks.choice("error_score", self.error_score, ("raise",))
+        else:
+            is_score = self.error_score is None or isinstance(self.error_score, numbers.Real)
+            checks.that("error_score", self.error_score, is_score, "'raise', a number or None")
+        checks.truth("resume", self.resume)
+        checks.truth("refit", self.refit)
+        checks.n_jobs(self.n_jobs)
+        checks.that("study_name", self.study_name, isinstance(self.study_name, str), "a name")
         checks.that(
             "scoring",
             self.scoring,
             self.scoring is None or isinstance(self.scoring, str) or callable(self.scoring),
             "one scorer, or the name of one",
         )
+        self._check_parts_of_optuna(checks)
         checks.attempt(named_space, self.space, self.estimator)
         if self.prune_by == "epoch":
             from sktl.model_selection._epoch_pruning import check_epochs
 
             checks.attempt(check_epochs, self.estimator)
         checks.done()
+
+    def _check_parts_of_optuna(self, checks: ParameterChecks) -> None:
+        from optuna.pruners import BasePruner
+        from optuna.samplers import BaseSampler
+        from optuna.storages import BaseStorage
+
+        sampler, pruner, storage = self.sampler, self.pruner, self.storage
+        is_sampler = sampler is None or isinstance(sampler, BaseSampler) or _takes_seed(sampler)
+        rule = "a sampler of Optuna, a callable that makes one from a seed, or None"
+        checks.that("sampler", sampler, is_sampler, rule)
+        is_pruner = pruner is None or isinstance(pruner, BasePruner)
+        checks.that("pruner", pruner, is_pruner, "a pruner of Optuna that is made already, or None")
+        is_storage = storage is None or isinstance(storage, (str, os.PathLike, BaseStorage))
+        checks.that("storage", storage, is_storage, "a path, a URL, a storage of Optuna or None")
 
     def _search(self, objective: Any, space: Any) -> optuna.Study:
         """Run the trials that are missing."""
@@ -406,6 +430,10 @@ class OptunaSearch(BaseSearchCV):
         tpe = functools.partial(optuna.samplers.TPESampler, constant_liar=n_workers > 1)
         make = self.sampler or tpe
         sampler = make(seed=seed)
+        if not isinstance(sampler, optuna.samplers.BaseSampler):
+            raise ParameterError(
+                f"OptunaSearch: sampler must make a sampler of Optuna; it made {sampler!r}."
+            )
         # The seed of these is that of one sequence, in which the storage tells them their place.
         in_sequence = (optuna.samplers.GridSampler, optuna.samplers.QMCSampler)
         return sampler if isinstance(sampler, in_sequence) else SeededByTrial(make, seed)
@@ -439,6 +467,14 @@ class OptunaSearch(BaseSearchCV):
         best = self.study_.best_trial
         self.best_index_, self.best_score_ = best.number, self.study_.best_value
         self.best_params_ = decode(space, best.params)
+
+
+def _takes_seed(make: Any) -> bool:
+    try:
+        inspect.signature(make).bind(seed=0)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _run_trial(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -241,6 +242,8 @@ def _range(name: str, given: tuple[Any, ...], distributions: Any) -> Any:
             f"are a list. Got {given!r}."
         )
     low, high = ends
+    if not all(math.isfinite(end) for end in ends):
+        raise ParameterError(f"space[{name!r}] must have finite ends; got {given!r}.")
     if not low < high or (is_log and low <= 0):
         above = "above 0 and " if is_log else ""
         raise ParameterError(f"space[{name!r}] must have low {above}below high; got {given!r}.")

@@ -20,6 +20,7 @@ import optuna
 import pandas as pd
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
+from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 from sklearn import get_config
@@ -52,18 +53,34 @@ def open_storage(storage: Any) -> Any:
         return optuna.storages.InMemoryStorage() if storage is None else storage
     text = os.fspath(storage)
     if "://" in text:
-        return text
-    path = Path(text).absolute()
+        with _opening(f"{text.partition('://')[0]}://..."):  # there may be a password in it
+            return RDBStorage(text)
+    path = Path(text).expanduser().absolute()
     if not path.parent.is_dir():
         raise ParameterError(
             f"OptunaSearch: storage {text!r} cannot be made, as there is no folder "
             f"{os.fspath(path.parent)!r}."
         )
+    if path.is_dir():
+        raise ParameterError(f"OptunaSearch: storage {text!r} is a folder; pass a file in it.")
     if path.suffix in _SQLITE:
-        return f"sqlite:///{path}"
+        with _opening(text):
+            return RDBStorage(f"sqlite:///{path}")
     # Windows lets only administrators make the links that Optuna locks with by default.
     lock = JournalFileOpenLock(str(path)) if os.name == "nt" else None
-    return optuna.storages.JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+    with _opening(text):
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+
+
+@contextlib.contextmanager
+def _opening(shown: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # each kind of storage has its own
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise ParameterError(
+            f"OptunaSearch: storage {shown!r} cannot be opened ({reason}); pass another, or None"
+        ) from error
 
 
 def claim(study: optuna.Study, identity: Mapping[str, Any], space: Any, *, resume: bool) -> None:
@@ -91,7 +108,7 @@ def claim(study: optuna.Study, identity: Mapping[str, Any], space: Any, *, resum
         return
     keys = [key for key in {**known, **identity} if known.get(key) != identity.get(key)]
     if keys:
-        listed = [f"  {key}: {known.get(key)} then, {identity.get(key)} now" for key in keys]
+        listed = [f"  {key}: {_told(known, key)} then, {_told(identity, key)} now" for key in keys]
         more = [f"  and {len(keys) - _SHOWN} more"] if len(keys) > _SHOWN else []
         raise ParameterError(
             "\n".join(
@@ -111,6 +128,11 @@ def claim(study: optuna.Study, identity: Mapping[str, Any], space: Any, *, resum
             f"the study {name!r} in the storage is of another space: {other}. A range may be "
             "widened; for all else pass another study_name."
         )
+
+
+def _told(identity: Mapping[str, Any], key: str) -> Any:
+    absent = "searched or absent" if key.startswith("estimator's ") else "not given"
+    return identity.get(key, absent)
 
 
 def n_finished(study: optuna.Study) -> int:
@@ -252,6 +274,10 @@ class Objective:
             return float(self.error_score)
         seconds = trial.user_attrs.get("fit_times", [])
         trial.set_user_attr("fit_times", [*seconds, float(result["fit_time"][0])])
+        if "test_score" not in result:
+            raise ParameterError(
+                f"OptunaSearch: scoring must give one number; {self.scorer!r} gave several, by name"
+            )
         score = float(result["test_score"][0])
         if math.isnan(score):
             trial.set_user_attr("error", f"the score of fold {fold} is not a number")

@@ -293,6 +293,18 @@ def test_a_study_of_something_else_is_refused(tmp_path, change, named):
     search(**{"storage": storage, "study_name": "other", "n_trials": 1, **change}).fit(*data)
 
 
+def test_what_one_search_lacks_is_told_so(tmp_path):
+    parameters = {"storage": tmp_path / "journal.log", "n_trials": 1, "scoring": "accuracy"}
+    trees = DecisionTreeClassifier(random_state=0)
+    search(trees, {"max_depth": (3, 5)}, **parameters).fit(X, Y)
+    wider = search(trees, {"max_depth": (3, 5), "criterion": ["gini", "entropy"]}, **parameters)
+    with pytest.raises(ParameterError, match="criterion: 'gini' then, searched or absent now"):
+        wider.fit(X, Y)
+    weighted = search(trees, {"max_depth": (3, 5)}, **parameters)
+    with pytest.raises(ParameterError, match="sample_weight: not given then, array of shape"):
+        weighted.fit(X, Y, sample_weight=np.ones(150))
+
+
 def test_what_does_not_matter_may_change(tmp_path):
     parameters = {"storage": tmp_path / "journal.log", "scoring": plain_scorer}
     search(n_trials=1, **parameters).fit(X, Y)
@@ -650,11 +662,47 @@ def test_failures():
         ({"space": {"n_neighbors": []}}, "must be a list of choices"),
         ({"storage": "/no/such/folder/j.log"}, "there is no folder '/no/such/folder'"),
         ({"storage": optuna.storages.InMemoryStorage(), "n_jobs": 2}, "cannot share a storage"),
+        ({"storage": 5}, "storage must be a path"),
+        (
+            {"storage": "foo://me:secret@host"},
+            r"storage 'foo://...' cannot be opened \((?!.*secret)",
+        ),
+        ({"pruner": "median"}, "pruner must be a pruner of Optuna"),
+        ({"pruner": optuna.pruners.MedianPruner}, "made already"),
+        ({"sampler": "tpe"}, "sampler must be a sampler of Optuna"),
+        ({"sampler": optuna.samplers.GridSampler}, "makes one from a seed"),
+        ({"sampler": lambda seed: seed}, "sampler must make a sampler of Optuna; it made"),
+        ({"space": {"n_neighbors": (1.0, np.inf)}}, "must have finite ends"),
+        ({"space": {"n_neighbors": (-np.inf, 1.0)}}, "must have finite ends"),
+        ({"n_jobs": "2"}, "n_jobs must be"),
+        ({"refit": lambda results: 0}, "refit must be True or False"),
+        ({"refit": "C"}, "refit must be True or False"),
+        ({"resume": "n"}, "resume must be True or False"),
+        ({"resume": None}, "resume must be True or False"),
+        ({"error_score": []}, "error_score must be 'raise', a number or None"),
+        ({"study_name": None}, "study_name must be a name"),
+        ({"scoring": lambda estimator, X, y: {"a": 1.0}}, "scoring must give one number"),
     ],
 )
 def test_wrong_parameters(parameters, message):
     with pytest.raises(ParameterError, match=message):
         search(**parameters).fit(X, Y)
+
+
+def test_files_that_are_no_storage(tmp_path):
+    for name in ("notes.txt", "trials.db"):
+        (tmp_path / name).write_text("no trials\n" * 20)
+        with pytest.raises(ParameterError, match=rf"{name}' cannot be opened \(.*; pass another"):
+            search(storage=tmp_path / name).fit(X, Y)
+    with pytest.raises(ParameterError, match="is a folder; pass a file in it"):
+        search(storage=tmp_path).fit(X, Y)
+
+
+def test_a_storage_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    search(storage="~/trials.log", n_trials=1).fit(X, Y)
+    assert (tmp_path / "trials.log").exists()
 
 
 def test_importing_loads_neither_optuna_nor_torch():
