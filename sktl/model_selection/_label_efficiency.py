@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import numbers
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score
 from sklearn.model_selection import check_cv
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -20,6 +22,7 @@ from tqdm.auto import tqdm
 
 from sktl.exceptions import ParameterError
 from sktl.images import ImageCollection, as_images
+from sktl.utils._parameters import ParameterChecks
 
 __all__ = ["LabelEfficiency", "label_efficiency_curve"]
 
@@ -116,6 +119,7 @@ def label_efficiency_curve(
     scratch: Any = "same",
     fine_tuned: Any = None,
     raw: bool = True,
+    groups: Any = None,
     random_state: int | np.random.RandomState | None = None,
     verbose: int = 0,
 ) -> LabelEfficiency:
@@ -150,6 +154,8 @@ def label_efficiency_curve(
         replaced, or "same": first its head for 10 epochs, then all of it for as many as `scratch`.
     raw : bool, default=True
         Whether to score the classifier on raw pixels.
+    groups : array-like of shape (n_images,), default=None
+        For a splitter that keeps groups together, such as GroupKFold.
     random_state : int, RandomState instance or None, default=None
         Seed of the labels that are drawn, and of "same".
     verbose : int, default=0
@@ -163,8 +169,9 @@ def label_efficiency_curve(
     Raises
     ------
     ParameterError
-        If a fraction is not in (0, 1] or leaves fewer labels than classes; if the encoder has no
-        `encoder_` where one is needed; or if parts of it cannot be given new weights for "same".
+        If a fraction is not in (0, 1] or leaves fewer labels than classes; if a training part has
+        one class only; if a way is no classifier; if the encoder has no `encoder_` where one is
+        needed; or if parts of it cannot be given new weights for "same".
 
     Examples
     --------
@@ -178,15 +185,13 @@ def label_efficiency_curve(
     >>> curve.summary.columns.tolist()
     ['n_labels', 'probe', 'raw']
     """
-    check_consistent_length(X, y)
-    labels, fractions = np.asarray(y), list(fractions)
-    if not fractions or not all(0 < fraction <= 1 for fraction in fractions):
-        raise ParameterError(f"fractions must be above 0 and at most 1; got {fractions}")
+    labels, fractions = _checked_labels(y), _checked_fractions(fractions)
+    check_consistent_length(X, y, groups)
     rng = check_random_state(random_state)
     ways = _Ways(classifier, scratch, fine_tuned, raw, int(rng.randint(2**31)))
     ways.check(encoder)
     images = _as_images(X, encoder)
-    folds = list(check_cv(cv, labels, classifier=True).split(np.zeros(len(labels)), labels))
+    folds = list(check_cv(cv, labels, classifier=True).split(np.zeros(len(labels)), labels, groups))
     known = [_nested(labels[train], fractions, rng) for train, _ in folds]
     rows = []
     n_steps = len(folds) * len(fractions)
@@ -201,6 +206,22 @@ def label_efficiency_curve(
                 bar.update()
     columns = ["fold", "fraction", "n_labels", "way", "accuracy"]
     return LabelEfficiency(pd.DataFrame(rows, columns=columns))
+
+
+def _checked_labels(y: Any) -> npt.NDArray[Any]:
+    labels = np.asarray(y)
+    if labels.ndim != 1:
+        raise ParameterError(f"y must have one label a picture; got shape {labels.shape}")
+    return labels
+
+
+def _checked_fractions(fractions: Any) -> list[float]:
+    given = list(fractions) if np.iterable(fractions) else []
+    if not given or not all(isinstance(f, numbers.Real) and 0 < float(f) <= 1 for f in given):
+        raise ParameterError(
+            f"fractions must be a list of numbers above 0 and at most 1; got {given or fractions!r}"
+        )
+    return given
 
 
 def _as_images(X: Any, encoder: Any) -> ImageCollection:
@@ -222,9 +243,16 @@ class _Ways:
 
     def check(self, encoder: Any) -> None:
         """Raise ParameterError for what cannot be compared, as far as that can be known."""
-        for name, way in (("scratch", self.scratch), ("fine_tuned", self.fine_tuned)):
-            if isinstance(way, str) and way != "same":
-                raise ParameterError(f'{name} must be "same", a classifier or None; got {way!r}')
+        checks = ParameterChecks("label_efficiency_curve")
+        fine = self.classifier is None or _can_classify(self.classifier)
+        checks.that("classifier", self.classifier, fine, "a classifier or None")
+        fine = _is_left(self.scratch) or _can_classify(self.scratch)
+        checks.that("scratch", self.scratch, fine, '"same", a classifier or None')
+        tuned = self.fine_tuned
+        fine = _is_left(tuned) or (_can_classify(tuned) and "backbone" in tuned.get_params())
+        checks.that("fine_tuned", tuned, fine, '"same", a CNNClassifier or None')
+        checks.truth("raw", self.raw)
+        checks.done()
         # Other transformers may get their network when they are fitted; these never do.
         if type(encoder).__module__.startswith("sklearn.") and self._need_network():
             self._refuse(encoder)
@@ -267,18 +295,20 @@ class _Ways:
         """Accuracy of each way that learns from the chosen labels."""
         some, targets = X[chosen], y[chosen]
 
+        def accuracy(model: Any, known: Any, unknown: Any) -> float:
+            return float(accuracy_score(y_test, model.fit(known, targets).predict(unknown)))
+
         def by_rows(rows: npt.NDArray[Any], rows_test: npt.NDArray[Any]) -> float:
-            classifier = _or_default(self.classifier, targets)
-            return float(classifier.fit(rows, targets).score(rows_test, y_test))
+            return accuracy(_or_default(self.classifier, targets), rows, rows_test)
 
         yield "probe", by_rows(encoder.transform(some), encoder.transform(X_test))
         epochs = int(np.clip(1200 / np.sqrt(len(chosen)), 4, 50))
         tuned = self._tuned(encoder, epochs)
         if tuned is not None:
-            yield "fine_tuned", float(tuned.fit(some, targets).score(X_test, y_test))
+            yield "fine_tuned", accuracy(tuned, some, X_test)
         alone = self._alone(encoder, epochs)
         if alone is not None:
-            yield "scratch", float(alone.fit(some, targets).score(X_test, y_test))
+            yield "scratch", accuracy(alone, some, X_test)
         if self.raw:
             size = encoder.encoder_.preprocessing.size
             rows, rows_test = _pixels(some, size), _pixels(X_test, size)
@@ -323,6 +353,17 @@ class _Ways:
             "store": None,
             "random_state": self.seed,
         }
+
+
+def _is_left(way: Any) -> bool:
+    """Whether it is left out, or to us."""
+    return way is None or (isinstance(way, str) and way == "same")
+
+
+def _can_classify(way: Any) -> bool:
+    return not isinstance(way, type) and all(
+        hasattr(way, name) for name in ("fit", "predict", "get_params")
+    )
 
 
 def _check_resettable(module: Any) -> None:
@@ -393,7 +434,12 @@ def _nested(
 ) -> list[tuple[float, npt.NDArray[np.intp]]]:
     """Rows whose labels are known, for each fraction; smaller sets are part of larger ones."""
     drawn = rng.permutation(len(y))
-    _, codes, sizes = np.unique(y[drawn], return_inverse=True, return_counts=True)
+    classes, codes, sizes = np.unique(y[drawn], return_inverse=True, return_counts=True)
+    if len(classes) < 2:
+        raise ParameterError(
+            "each training part must have pictures of two classes at least; one has "
+            f"{classes.tolist()} only"
+        )
     # One order for all fractions: the first of each class, then Sainte-Lague's, by which any
     # number of labels is shared out in proportion to the sizes of the classes.
     place = pd.Series(codes).groupby(codes).cumcount().to_numpy()

@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import GridSearchCV, GroupKFold, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from torch import nn
 
@@ -207,6 +207,59 @@ def test_pictures_are_read_as_the_encoder_reads_them():
     assert (_as_images(clear, CPCFeatures()).decode(0) == 255).all()
     images = as_images(clear, background="red")
     assert _as_images(images, CPCFeatures(background="black")) is images, "as of fit"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "match"),
+    [
+        ({"classifier": 3}, "classifier must be a classifier or None; got 3"),
+        ({"classifier": LogisticRegression}, "classifier must be a classifier or None"),
+        ({"scratch": 5}, 'scratch must be "same", a classifier or None; got 5'),
+        ({"fine_tuned": 3}, 'fine_tuned must be "same", a CNNClassifier or None; got 3'),
+        ({"fine_tuned": LogisticRegression()}, "fine_tuned must be"),
+        ({"raw": "no"}, "raw must be True or False"),
+        ({"y": np.zeros(120)}, r"two classes at least; one has \[0.0\] only"),
+        ({"y": Y[:, None]}, r"one label a picture; got shape \(120, 1\)"),
+        ({"fractions": 0.5}, "fractions must be a list of numbers .*; got 0.5"),
+        ({"fractions": ["a"]}, r"fractions must be a list of numbers .*; got \['a'\]"),
+    ],
+)
+def test_wrong_arguments_are_found_before_the_encoder_learns(parameters, match):
+    Recorder.seen.clear()
+    y = parameters.get("y", Y)
+    rest = {name: value for name, value in parameters.items() if name != "y"}
+    with pytest.raises(ParameterError, match=match):
+        label_efficiency_curve(Recorder(**cpc().get_params()), X, y, **{"cv": 2, **rest})
+    assert Recorder.seen == []
+
+
+def of_encoder(**parameters):
+    return label_efficiency_curve(
+        Encoder(), PICTURES, Y, fractions=[1], scratch=None, raw=False, **parameters
+    )
+
+
+def test_accuracy_is_of_predictions_whatever_the_classifier_scores_by():
+    folds = list(StratifiedKFold(2).split(X, Y))
+    grid = GridSearchCV(LogisticRegression(), {"C": [1.0]}, scoring="neg_log_loss")
+    curve = of_encoder(cv=folds, classifier=grid)
+    pd.testing.assert_frame_equal(
+        curve.table, of_encoder(cv=folds, classifier=LogisticRegression()).table
+    )
+    assert curve.table["accuracy"].between(0, 1).all()
+
+
+def test_groups_reach_the_splitter():
+    groups = np.arange(120) % 8
+    splitter = GroupKFold(2)
+    folds = list(splitter.split(X, Y, groups))
+    model = LogisticRegression()
+    pd.testing.assert_frame_equal(
+        of_encoder(cv=splitter, groups=groups, classifier=model).table,
+        of_encoder(cv=folds, classifier=model).table,
+    )
+    with pytest.raises(ValueError, match="inconsistent"):
+        of_encoder(cv=splitter, groups=groups[:5])
 
 
 def test_wrong_fractions():
