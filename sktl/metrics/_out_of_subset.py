@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sktl.exceptions import ParameterError
+from sktl.metrics._top_k import check_kinds
 
 __all__ = ["make_out_of_subset_scorer", "out_of_subset_rate"]
 
@@ -33,7 +34,8 @@ def out_of_subset_rate(y_pred: npt.ArrayLike, subset: Iterable[Any]) -> float:
     Raises
     ------
     ParameterError
-        If one of them is empty, or the subset a single string.
+        If one of them is empty or no list of labels, or all of one are strings and none of the
+        other.
 
     Examples
     --------
@@ -41,13 +43,15 @@ def out_of_subset_rate(y_pred: npt.ArrayLike, subset: Iterable[Any]) -> float:
     >>> out_of_subset_rate(["pug", "mop", "beagle", "pug"], subset=["beagle", "pug"])
     0.25
     """
-    if isinstance(subset, str):
-        raise ParameterError(f"subset is the labels of classes, not one string; got {subset!r}")
-    predicted = np.asarray(y_pred).tolist()
-    allowed = {label.item() if isinstance(label, np.generic) else label for label in subset}
+    labels = np.asarray(y_pred)
+    if labels.ndim != 1:
+        raise ParameterError(f"y_pred must have one label a sample; got shape {labels.shape}")
+    predicted, allowed = labels.tolist(), _labels_of(subset)
     if not predicted or not allowed:
         raise ParameterError("y_pred and subset need at least one label each")
-    return float(np.mean([label not in allowed for label in predicted]))
+    check_kinds(y_pred=predicted, subset=allowed)
+    known = set(allowed)
+    return float(np.mean([label not in known for label in predicted]))
 
 
 def make_out_of_subset_scorer(subset: Iterable[Any] | None = None) -> OutOfSubsetScorer:
@@ -74,9 +78,16 @@ def make_out_of_subset_scorer(subset: Iterable[Any] | None = None) -> OutOfSubse
     >>> make_out_of_subset_scorer()(model, X[y < 5], y[y < 5]) > -0.05
     True
     """
-    if isinstance(subset, str):
-        raise ParameterError(f"subset is the labels of classes, not one string; got {subset!r}")
-    return OutOfSubsetScorer(None if subset is None else list(subset))
+    return OutOfSubsetScorer(None if subset is None else _labels_of(subset))
+
+
+def _labels_of(subset: Any) -> list[Any]:
+    labels = list(subset) if np.iterable(subset) and not isinstance(subset, str) else [[]]
+    if any(np.ndim(label) for label in labels):
+        raise ParameterError(
+            f"subset must be a list of labels, not one string or number; got {subset!r}"
+        )
+    return [label.item() if isinstance(label, np.generic) else label for label in labels]
 
 
 class OutOfSubsetScorer:

@@ -246,10 +246,12 @@ class _Ways:
         checks = ParameterChecks("label_efficiency_curve")
         fine = self.classifier is None or _can_classify(self.classifier)
         checks.that("classifier", self.classifier, fine, "a classifier or None")
-        fine = _is_left(self.scratch) or _can_classify(self.scratch)
+        fine = _is_same_or_none(self.scratch) or _can_classify(self.scratch)
         checks.that("scratch", self.scratch, fine, '"same", a classifier or None')
         tuned = self.fine_tuned
-        fine = _is_left(tuned) or (_can_classify(tuned) and "backbone" in tuned.get_params())
+        fine = _is_same_or_none(tuned) or (
+            _can_classify(tuned) and "backbone" in tuned.get_params()
+        )
         checks.that("fine_tuned", tuned, fine, '"same", a CNNClassifier or None')
         checks.truth("raw", self.raw)
         checks.done()
@@ -355,8 +357,7 @@ class _Ways:
         }
 
 
-def _is_left(way: Any) -> bool:
-    """Whether it is left out, or to us."""
+def _is_same_or_none(way: Any) -> bool:
     return way is None or (isinstance(way, str) and way == "same")
 
 

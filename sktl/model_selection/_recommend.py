@@ -140,7 +140,8 @@ def recommend_strategy(
     checks = ParameterChecks("recommend_strategy")
     checks.integer("n_samples", n_samples, minimum=1)
     checks.integer("large_from", large_from, minimum=1)
-    is_known = similarity is None or similarity in ("similar", "different")
+    is_word = isinstance(similarity, str)
+    is_known = similarity is None or (is_word and similarity in ("similar", "different"))
     checks.that("similarity", similarity, is_known, "'similar', 'different' or None")
     checks.that(
         "similarity",

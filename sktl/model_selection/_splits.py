@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import BaseShuffleSplit
-from sklearn.utils import check_consistent_length, check_random_state, indexable
+from sklearn.utils import check_random_state, indexable
 
 from sktl.exceptions import ParameterError
 from sktl.model_selection._splits_draw import TEST, TRAIN, UNUSED, VALID, Indices, draw_parts
@@ -296,7 +296,7 @@ def per_class_split(
     (1258, 539)
     """
     splitter = PerClassSplit(n_valid, n_test, n_train=n_train, random_state=random_state)
-    check_consistent_length(X, y, *arrays)
+    X, y, *arrays = indexable(X, y, *arrays)
     parts = next(splitter.split_parts(X, y, groups))
     kept = [part for part, n in zip(parts, (1, n_valid, n_test), strict=True) if n]
     return [_take(array, part) for array in (X, y, *arrays) for part in kept]

@@ -33,8 +33,8 @@ def split_from_list(
     X : array-like of n_images paths
         The pictures.
     list_file : str or Path
-        A text file with the end of one path a line, such as ``accordion/image_0002.jpg``. Empty
-        lines do not count.
+        A text file in UTF-8 with the end of one path a line, such as
+        ``accordion/image_0002.jpg``. Empty lines do not count.
     on_missing : {"raise", "ignore"}, default="raise"
         What to do with lines that fit none of the pictures, as those of a class that was left out.
 
@@ -50,8 +50,8 @@ def split_from_list(
     FileNotFoundError
         If there is no such file.
     ParameterError
-        If X does not hold paths, the list is empty, or lines fit none or several of the pictures;
-        also if all lines fit none and are to be ignored.
+        If X does not hold paths, the list is empty or not in UTF-8, or lines fit none or several of
+        the pictures; also if all lines fit none and are to be ignored.
 
     Examples
     --------
@@ -76,7 +76,12 @@ def split_from_list(
         raise ParameterError(f"X must hold paths, for a list to name them; got {images.kind}")
     list_file = Path(list_file).expanduser()
     # Editors on Windows may put a byte order mark before the first path.
-    text = list_file.read_text(encoding="utf-8-sig")
+    try:
+        text = list_file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ParameterError(
+            f"{list_file} is no text in UTF-8 ({error}); save it as such"
+        ) from error
     lines = {_path_parts(line.strip()): line.strip() for line in text.split("\n") if line.strip()}
     if not lines:
         raise ParameterError(f"{list_file} lists no pictures")

@@ -7,7 +7,7 @@ import torch
 from sklearn.metrics import accuracy_score, top_k_accuracy_score
 
 from sktl.exceptions import ParameterError
-from sktl.metrics import out_of_subset_rate, top_k_accuracy
+from sktl.metrics import make_out_of_subset_scorer, out_of_subset_rate, top_k_accuracy
 
 NAMES = np.array(["ant", "bee", "cat", "dog", "emu", "fox", "gnu"])
 
@@ -161,3 +161,27 @@ def test_labels_of_several_types_are_not_mixed_up():
     assert out_of_subset_rate(np.array([1, 2]), [1, 2, "x"]) == 0.0
     assert out_of_subset_rate(np.array(["1", "2"]), [1, "x"]) == 1.0
     assert out_of_subset_rate(np.array([1, 2]), np.array([2])) == 0.5
+
+
+def test_strings_and_numbers_are_never_the_same_labels():
+    with pytest.raises(ParameterError, match=r"y_pred and subset must be of one kind.* got 1 and"):
+        out_of_subset_rate(np.array([1, 2]), ["1", "2"])
+    with pytest.raises(ParameterError, match=r"y_true and classes must be of one kind.*0 and '0'"):
+        top_k_accuracy([0, 1], np.eye(2), k=1, classes=["0", "1"])
+    with pytest.raises(ParameterError, match="of one kind"):
+        top_k_accuracy(["0", "1"], np.eye(2), k=1, classes=[0, 1])
+    assert top_k_accuracy([0, 1], np.eye(2), k=1, classes=[False, True]) == 1
+
+
+@pytest.mark.parametrize("subset", [5, None, "pug", [[1, 2]], np.eye(2)])
+def test_a_subset_that_is_no_list_of_labels(subset):
+    with pytest.raises(ParameterError, match="subset must be a list of labels"):
+        out_of_subset_rate([1], subset)
+    if subset is not None:
+        with pytest.raises(ParameterError, match="subset must be a list of labels"):
+            make_out_of_subset_scorer(subset)
+
+
+def test_predictions_in_several_columns():
+    with pytest.raises(ParameterError, match=r"y_pred must have one label.* got shape \(2, 2\)"):
+        out_of_subset_rate(np.eye(2), [0, 1])

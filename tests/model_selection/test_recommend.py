@@ -109,6 +109,8 @@ def test_real_pictures(shared_data):
 def test_wrong_arguments(tmp_path):
     with pytest.raises(ParameterError, match=r"n_samples.*\n.*similarity must be 'similar'"):
         recommend_strategy(0, "alike")
+    with pytest.raises(ParameterError, match="similarity must be 'similar'"):
+        recommend_strategy(5, np.array(["similar"]))
     with pytest.raises(ParameterError, match="None where X is given"):
         recommend_strategy(10, "similar", X=np.zeros((2, 32, 32, 3), np.uint8))
     plain = Backbone(nn.Sequential(nn.Conv2d(3, 4, 3)), name="plain")

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn
+from scipy.sparse import coo_matrix
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
@@ -289,6 +290,14 @@ def test_function_splits_collections_and_keeps_groups():
     assert not set(g_train) & set(g_test)
 
 
+def test_function_splits_sparse_matrices_of_any_format():
+    X = coo_matrix(np.arange(len(Y))[:, None])
+    parts = per_class_split(X, Y, n_valid=5, random_state=0)
+    by_rows = per_class_split(X.tocsr(), Y, n_valid=5, random_state=0)
+    for part, same in zip(parts[:3], by_rows[:3], strict=True):
+        np.testing.assert_array_equal(part.toarray(), same.toarray())
+
+
 def test_function_checks_lengths():
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         per_class_split(Y, Y, Y[:5])
@@ -348,6 +357,12 @@ def test_lists_need_paths_and_a_file(tmp_path):
     (tmp_path / "list.txt").write_text("a/2.jpg")
     with pytest.raises(ParameterError, match="X must hold paths"):
         split_from_list(np.zeros((2, 8, 8)), tmp_path / "list.txt")
+
+
+def test_lists_that_are_not_in_utf8_are_named(tmp_path):
+    (tmp_path / "list.txt").write_text("a/café.jpg", encoding="latin-1")
+    with pytest.raises(ParameterError, match=r"list\.txt is no text in UTF-8 \(.*; save it"):
+        split_from_list(PATHS, tmp_path / "list.txt")
 
 
 def test_caltech101(shared_data):
