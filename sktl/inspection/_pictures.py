@@ -22,6 +22,7 @@ def pictures_of(X: Any, estimator: Any = None) -> ImageCollection:
     """X as a collection, read with the `image_shape` and so on of the estimator or its steps."""
     if isinstance(X, ImageCollection):
         return X
+    estimator = getattr(estimator, "best_estimator_", estimator)
     parameters = estimator.get_params() if hasattr(estimator, "get_params") else {}
     names = ["value_range", "background", *(["image_shape"] if rows_of_numbers(X) else [])]
     options = {}
@@ -29,6 +30,11 @@ def pictures_of(X: Any, estimator: Any = None) -> ImageCollection:
         for key, value in parameters.items():
             if key.rpartition("__")[2] == name and value is not None:
                 options[name] = value
+    if "image_shape" in options:  # flattened rows, whose range was found in fit
+        for part in (estimator, *parameters.values()):
+            if hasattr(part, "value_range_"):
+                options["value_range"] = part.value_range_
+                break
     return as_images(X, **options)
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import SVC
 from torch import nn
@@ -15,6 +16,7 @@ from sktl.exceptions import LayerNotFoundError, ParameterError
 from sktl.inspection import (
     AdversarialDisplay,
     ClassActivationDisplay,
+    FeatureMapDisplay,
     FirstLayerFiltersDisplay,
     TopPatchesDisplay,
     _adversarial,
@@ -219,6 +221,24 @@ def test_grad_cam_of_other_poolings_and_of_classifiers(backbone, pictures, class
         class_activation(classifier, X, target="blue")
     with pytest.raises(ParameterError, match="target must be"):
         class_activation(classifier, X, target=["red", "dark"])
+
+
+@pytest.mark.parametrize("searched", [False, True])
+def test_flattened_rows_are_read_in_the_range_that_fit_found(backbone, pictures, searched):
+    X, y = pictures
+    rows = X.reshape(len(X), -1)
+    features = CNNFeatures(backbone, store=None, image_shape=(40, 40, 3), precision="exact")
+    model = make_pipeline(features, LogisticRegression())
+    model = GridSearchCV(model, {"logisticregression__C": [1.0]}, cv=2) if searched else model
+    model.fit(rows, y)
+    for few in (np.clip(rows[:3], 0, 16), rows[:3] * 0.9):  # darker, and no whole numbers
+        expected = model.decision_function(few).max(axis=1)
+        np.testing.assert_allclose(class_activation(model, few).scores, expected, rtol=1e-4)
+    dark = np.clip(rows[:3], 0, 16)
+    changed = adversarial_pictures(model, dark, y[:3], epsilon=0)
+    assert changed.max() <= 16
+    shown = FeatureMapDisplay.from_estimator(model, dark).images
+    assert max(np.max(shown.decode(i)) for i in range(3)) <= 16
 
 
 def test_class_activation_display(pipeline, pictures):
