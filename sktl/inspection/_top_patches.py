@@ -46,8 +46,8 @@ def receptive_field(
 ) -> ReceptiveField:
     """Find which pixels each place of a layer's maps depends on, borders included.
 
-    It is measured: one pixel of the input is made NaN, and whatever depends on it becomes NaN,
-    through all kinds of layers and branches.
+    It is measured: one row or column of the input is made NaN, and whatever depends on it becomes
+    NaN, through all kinds of layers and branches.
 
     Parameters
     ----------
@@ -95,42 +95,49 @@ def _measure(
 
     # On a GPU convolutions may be computed in tiles (Winograd), which NaN fills as a whole.
     network = backbone.feature_network([layer], device=torch.device("cpu"))
-    first = _reached(network, np.array([0]), size, batch_size)
-    n = max(axis.shape[1] for axis in first)
+    _, height, width = backbone.shapes([layer], size)[0]
+    return ReceptiveField(
+        _ends(_reached_by_all(network, "rows", height, size, batch_size)),
+        _ends(_reached_by_all(network, "columns", width, size, batch_size)),
+    )
+
+
+def _reached_by_all(
+    network: FeatureNetwork, axis: str, n: int, size: int, batch_size: int
+) -> npt.NDArray[np.bool_]:
+    """Whether the n rows, or columns, of the maps depend on each of the input: (size, n)."""
     stride = size // n
     if size % n == 0 and 2 * stride + 3 <= size:
         # Where the pattern of one stride repeats itself, its beginning and its end tell all. Two
         # pixels in the middle, and what beginning and end say of each other, are the check.
         middle = [size // 3, size // 2]
         pixels = np.r_[np.arange(stride), middle, np.arange(size - stride, size)]
-        seen = _reached(network, pixels, size, batch_size)
-        foreseen = [_repeated(axis, stride, size) for axis in seen]
-        if all(
-            np.array_equal(guess[pixels], axis) for guess, axis in zip(foreseen, seen, strict=True)
-        ):
-            return ReceptiveField(*map(_ends, foreseen))
-    return ReceptiveField(*map(_ends, _reached(network, np.arange(size), size, batch_size)))
+        seen = _reached(network, axis, pixels, size, batch_size)
+        foreseen = _repeated(seen, stride, size)
+        if np.array_equal(foreseen[pixels], seen):
+            return foreseen
+    return _reached(network, axis, np.arange(size), size, batch_size)
 
 
 def _reached(
-    network: FeatureNetwork, pixels: npt.NDArray[Any], size: int, batch_size: int
-) -> list[npt.NDArray[np.bool_]]:
-    """Whether rows, and columns, of the maps depend on rows and columns of pixels: (n, h or w)."""
+    network: FeatureNetwork, axis: str, pixels: npt.NDArray[Any], size: int, batch_size: int
+) -> npt.NDArray[np.bool_]:
+    """Whether rows, or columns, of the maps depend on some of the input: (n_pixels, h or w)."""
     import torch
 
     like = next(network.parameters(), torch.empty(0))
-    by_row, by_column = [], []
+    reached = []
     with torch.inference_mode():
         for start in range(0, len(pixels), batch_size):
             places = torch.from_numpy(pixels[start : start + batch_size])
             x = torch.zeros((len(places), 3, size, size), dtype=like.dtype, device=like.device)
-            # Rows and columns are reached independently, so that the diagonal tells all.
-            x[torch.arange(len(places)), :, places, places] = torch.nan
+            # A whole row or column: of a single pixel the other axis may see nothing.
+            lines = x if axis == "rows" else x.transpose(2, 3)
+            lines[torch.arange(len(places)), :, places] = torch.nan
             (maps,) = network(x)
-            reached = maps.isnan().any(dim=1)  # (N, C, h, w) -> (N, h, w)
-            by_row.append(reached.any(dim=2).cpu().numpy())
-            by_column.append(reached.any(dim=1).cpu().numpy())
-    return [np.concatenate(by_row), np.concatenate(by_column)]
+            across = 3 if axis == "rows" else 2
+            reached.append(maps.isnan().any(dim=across).any(dim=1).cpu().numpy())
+    return np.concatenate(reached)
 
 
 def _repeated(seen: npt.NDArray[np.bool_], stride: int, size: int) -> npt.NDArray[np.bool_]:

@@ -72,6 +72,25 @@ def test_receptive_field_is_that_of_the_arithmetic(layers, size):
     assert field.columns.tolist() == field.rows.tolist()
 
 
+@pytest.mark.parametrize(
+    ("rows", "columns"),
+    [
+        ([(3, 1, 1)], [(1, 2, 0)]),
+        ([(3, 2, 1)], [(5, 3, 0)]),
+        ([(1, 2, 0), (3, 1, 1)], [(3, 1, 1), (1, 3, 0)]),  # pixels that nothing depends on
+    ],
+)
+def test_receptive_field_of_axes_that_are_treated_unlike(rows, columns):
+    modules = [
+        nn.Conv2d(3, 3, *zip(*axes, strict=True)) for axes in zip(rows, columns, strict=True)
+    ]
+    net = nn.Sequential(*modules, nn.Conv2d(3, 4, 1))
+    backbone = Backbone(net, preprocessing=Preprocessing(size=48, resize=48))
+    field = receptive_field(backbone, str(len(rows) - 1))
+    assert field.rows.tolist() == [list(ends) for ends in field_by_hand(rows, 48)]
+    assert field.columns.tolist() == [list(ends) for ends in field_by_hand(columns, 48)]
+
+
 def test_receptive_field_with_branches_gates_and_uneven_axes():
     class Net(nn.Module):
         def __init__(self, gated):
