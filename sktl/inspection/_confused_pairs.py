@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from sktl.exceptions import ParameterError
-from sktl.inspection._pictures import labels_of
+from sktl.inspection._pictures import check_one_type, known_labels
 
 __all__ = ["confused_pairs"]
 
@@ -34,7 +34,7 @@ def confused_pairs(y_true: npt.ArrayLike, y_pred: npt.ArrayLike) -> pd.DataFrame
     Raises
     ------
     ParameterError
-        If the lengths differ.
+        If the lengths or the types of labels differ, or labels are missing.
 
     Examples
     --------
@@ -47,7 +47,10 @@ def confused_pairs(y_true: npt.ArrayLike, y_pred: npt.ArrayLike) -> pd.DataFrame
     truth = np.asarray(y_true)
     if truth.ndim != 1:
         raise ParameterError(f"y_true must have one label a picture; got shape {truth.shape}")
-    frame = pd.DataFrame({"truth": truth, "prediction": labels_of(y_pred, len(truth))})
+    truth = known_labels(y_true, len(truth), "y_true")
+    prediction = known_labels(y_pred, len(truth), "y_pred")
+    check_one_type(y_true=truth, y_pred=prediction)
+    frame = pd.DataFrame({"truth": truth, "prediction": prediction})
     wrong = frame[frame["truth"] != frame["prediction"]]
     pairs = wrong.groupby(["truth", "prediction"]).size().reset_index(name="count")
     n_of_class: Any = frame["truth"].value_counts()

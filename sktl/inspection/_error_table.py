@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.validation import _num_samples
 
 from sktl.exceptions import ImageFormatError, ParameterError
 from sktl.images import ImageCollection
-from sktl.inspection._pictures import labels_of, pictures_of
+from sktl.inspection._pictures import check_one_type, known_labels, pictures_of
 
 __all__ = [
     "CleanlabInputs",
@@ -56,7 +58,10 @@ def error_table(estimator: Any, X: Any, y: Any, *, cv: Any = None) -> pd.DataFra
     Raises
     ------
     ParameterError
-        If the estimator has no `predict_proba`, or the lengths of X and y differ.
+        If the estimator has no `predict_proba`, the lengths of X and y differ, labels are missing,
+        or the folds of `cv` do not test every picture once.
+    NotFittedError
+        If the estimator is not fitted and there is no `cv`.
 
     Notes
     -----
@@ -113,8 +118,8 @@ def error_table_from_predictions(
     Raises
     ------
     ParameterError
-        If the shapes or the types of labels do not belong together, or probabilities are not
-        between 0 and 1.
+        If the shapes or the types of labels do not belong together, labels are missing, or
+        probabilities are not between 0 and 1.
 
     Examples
     --------
@@ -230,27 +235,33 @@ def predict_probabilities(
             f"estimator must have predict_proba, which {type(estimator).__name__} has not. "
             "sklearn.calibration.CalibratedClassifierCV gives it one"
         )
+    labels = known_labels(y, _num_samples(X))
     if cv is None:
-        probabilities = np.asarray(estimator.predict_proba(X))
-        return np.asarray(estimator.classes_), probabilities
+        if not hasattr(estimator, "classes_"):
+            raise NotFittedError(
+                f"{type(estimator).__name__} has no classes_: call fit first, or pass cv="
+            )
+        classes = np.asarray(estimator.classes_)
+        check_one_type(y=labels, classes=classes)
+        return classes, np.asarray(estimator.predict_proba(X))
     from sklearn.base import clone
     from sklearn.model_selection import check_cv
     from sklearn.utils import _safe_indexing, indexable
 
     from sktl.model_selection._out_of_fold import as_positions
 
-    labels = labels_of(y, len(y))
     X, labels = indexable(X, labels)
+    folds = list(check_cv(cv, labels, classifier=True).split(X, labels))
+    tested = np.concatenate([as_positions(test) for _, test in folds])
+    if not np.array_equal(np.sort(tested), np.arange(len(labels))):
+        raise ParameterError("the folds of cv must test every picture once")
     said: list[tuple[Any, npt.NDArray[Any], npt.NDArray[np.intp]]] = []
     # Not by cross_val_predict, which trains on numbers instead of labels: class weights by label
     # and classes by name would mean others.
-    for train, test in check_cv(cv, labels, classifier=True).split(X, labels):
+    for train, test in folds:
         fitted = clone(estimator).fit(_safe_indexing(X, train), labels[train])
         found = fitted.predict_proba(_safe_indexing(X, test))
         said.append((fitted.classes_, found, as_positions(test)))
-    tested = np.concatenate([rows for _, _, rows in said])
-    if not np.array_equal(np.sort(tested), np.arange(len(labels))):
-        raise ParameterError("the folds of cv must test every picture once")
     # Each estimator may know other classes, such as an ImageNetClassifier all of ImageNet's.
     classes = np.unique(np.concatenate([labels, *(known for known, _, _ in said)]))
     probabilities = np.zeros((len(labels), len(classes)))
@@ -266,7 +277,7 @@ def check_probabilities(
     probabilities = np.asarray(y_proba)
     if probabilities.dtype.kind != "f":
         probabilities = probabilities.astype(np.float64)
-    y = labels_of(y, len(probabilities))
+    y = known_labels(y, len(probabilities))
     known = np.unique(y) if classes is None else np.asarray(classes)
     if probabilities.shape != (len(y), len(known)):
         raise ParameterError(
@@ -275,13 +286,7 @@ def check_probabilities(
         )
     if len(set(known.tolist())) < len(known):
         raise ParameterError(f"classes must differ; got {known.tolist()}")
-    are_texts = [all(isinstance(v, str) for v in labels.tolist()) for labels in (y, known)]
-    if len(y) and are_texts[0] != are_texts[1]:
-        raise ParameterError(
-            "y and classes must be of one type, for their labels to be the same; got "
-            f"{y[0].item() if hasattr(y[0], 'item') else y[0]!r} among the labels and "
-            f"{known.tolist()[0]!r} among the classes"
-        )
+    check_one_type(y=y, classes=known)
     if not ((probabilities >= 0) & (probabilities <= 1 + 1e-6)).all():
         raise ParameterError("y_proba must be probabilities between 0 and 1, without NaN")
     return y, probabilities, known

@@ -15,7 +15,16 @@ from sktl.images import ImageCollection, as_images
 from sktl.images._decode import BadImageError
 from sktl.utils._sklearn import rows_of_numbers
 
-__all__ = ["check_count", "labels_of", "pictures_of", "read_pictures", "rows_of", "thumbnail"]
+__all__ = [
+    "check_count",
+    "check_one_type",
+    "known_labels",
+    "labels_of",
+    "pictures_of",
+    "read_pictures",
+    "rows_of",
+    "thumbnail",
+]
 
 
 def pictures_of(X: Any, estimator: Any = None) -> ImageCollection:
@@ -44,6 +53,29 @@ def labels_of(y: Any, n: int) -> npt.NDArray[Any]:
     if labels.shape != (n,):
         raise ParameterError(f"y must have one label a picture, {n}; got shape {labels.shape}")
     return labels
+
+
+def known_labels(y: Any, n: int, name: str = "y") -> npt.NDArray[Any]:
+    """Labels as an array, one for each of n pictures and none missing; raise ParameterError."""
+    labels = labels_of(y, n)
+    is_missing = pd.isna(np.asarray(y, dtype=object))  # of NaN among strings NumPy makes "nan"
+    if is_missing.any():
+        raise ParameterError(
+            f"{name} must give each picture a label; {is_missing.sum()} of {n} are missing, the "
+            f"first at position {is_missing.argmax()}. Leave these pictures out"
+        )
+    return labels
+
+
+def check_one_type(**labels: npt.NDArray[Any]) -> None:
+    """Raise ParameterError if some labels are texts and others are not, so that none are equal."""
+    given = {name: values.tolist() for name, values in labels.items() if len(values)}
+    if len({all(isinstance(value, str) for value in values) for values in given.values()}) > 1:
+        firsts = " and ".join(f"{values[0]!r} in {name}" for name, values in given.items())
+        raise ParameterError(
+            f"{' and '.join(given)} must be of one type, for their labels to be the same; got "
+            f"{firsts}"
+        )
 
 
 def check_count(name: str, value: Any, minimum: int = 1) -> int:

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from sklearn.base import clone
 from sklearn.datasets import load_digits, load_sample_images
+from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import confusion_matrix, log_loss
 from sklearn.model_selection import ShuffleSplit, StratifiedKFold, cross_val_predict
@@ -17,6 +18,8 @@ from sklearn.svm import LinearSVC
 from sktl import ImageNetClassifier, as_images
 from sktl.exceptions import ParameterError
 from sktl.inspection import (
+    ErrorGalleryDisplay,
+    TopKCurveDisplay,
     cleanlab_inputs,
     confused_pairs,
     error_table,
@@ -104,11 +107,52 @@ def test_bad_input(y, proba, message):
         error_table_from_predictions(["1.png", "2.png"], y, proba)
 
 
+class Unasked(GaussianNB):
+    """A classifier that must be asked for nothing."""
+
+    def fit(self, X, y):
+        raise AssertionError
+
+    predict_proba = fit
+
+
+@pytest.mark.parametrize("cv", [None, 2])
+def test_labels_are_checked_before_work(cv):
+    X, model = np.zeros((4, 3)), Unasked()
+    model.classes_ = np.array(["a", "b"])
+    for show in (error_table, ErrorGalleryDisplay.from_estimator, TopKCurveDisplay.from_estimator):
+        pictures = X if show is error_table else np.zeros((4, 8, 8))
+        with pytest.raises(ParameterError, match="one label a picture, 4"):
+            show(model, pictures, ["a", "b", "a"], cv=cv)
+        with pytest.raises(ParameterError, match=r"y .*1 of 4 are missing.*position 2"):
+            show(model, pictures, ["a", "b", None, "a"], cv=cv)
+    with pytest.raises(ParameterError, match="test every picture once"):
+        error_table(model, X, list("abab"), cv=ShuffleSplit(7, random_state=0))
+    with pytest.raises(ParameterError, match=r"one type.* 0 in y and 'a' in classes"):
+        error_table(model, X, [0, 1, 0, 1])
+
+
+def test_an_estimator_that_predicts_but_is_not_fitted_is_refused():
+    model, pictures = ImageNetClassifier("resnet18", weights=None), load_sample_images().images
+    for show in (error_table, ErrorGalleryDisplay.from_estimator, TopKCurveDisplay.from_estimator):
+        with pytest.raises(NotFittedError, match=r"ImageNetClassifier has no classes_: call fit"):
+            show(model, pictures, ["palace", "daisy"])
+
+
+@pytest.mark.parametrize("missing", [None, np.nan])
+def test_missing_labels_are_refused(missing):
+    with pytest.raises(ParameterError, match=r"y .*1 of 2 are missing, the first at position 0"):
+        error_table_from_predictions(["1", "2"], [missing, "a"], [[1.0], [1.0]], classes=["a"])
+    for name, labels in (("y_true", ([1, missing], [1, 2])), ("y_pred", ([1, 2], [1, missing]))):
+        with pytest.raises(ParameterError, match=f"{name} .*missing, the first at position 1"):
+            confused_pairs(*labels)
+
+
 def test_classes_that_do_not_go_with_the_labels():
     proba = [[0.5, 0.5], [0.5, 0.5]]
     with pytest.raises(ParameterError, match=r"classes must differ; got \[0, 0\]"):
         error_table_from_predictions(["1.png", "2.png"], [0, 1], proba, classes=[0, 0])
-    with pytest.raises(ParameterError, match=r"one type.* 0 among the labels and 'a' among the cl"):
+    with pytest.raises(ParameterError, match=r"one type.* 0 in y and 'a' in classes"):
         error_table_from_predictions(["1.png", "2.png"], [0, 1], proba, classes=["a", "b"])
 
 
@@ -172,6 +216,11 @@ def test_confused_pairs_of_nothing_and_bad_input():
     assert len(confused_pairs(["a", "b"], ["a", "b"])) == 0
     with pytest.raises(ParameterError, match="one label a picture"):
         confused_pairs(["a", "b"], ["a"])
+
+
+def test_confused_pairs_of_labels_of_two_types_are_refused():
+    with pytest.raises(ParameterError, match=r"one type.* 1 in y_true and '1' in y_pred"):
+        confused_pairs([1, 2, 3], ["1", "2", "3"])
 
 
 def test_tables_load_neither_torch_nor_matplotlib():
