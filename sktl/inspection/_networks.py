@@ -30,6 +30,10 @@ __all__ = [
 ]
 
 
+# Features whose weights are read off at once.
+_BLOCK = 256
+
+
 @dataclass
 class ScoreNetwork:
     """An estimator as a network from normalised pictures to one score a class.
@@ -117,7 +121,11 @@ def affine_part(
             f"the decision values of {type(classifier[-1]).__name__} must be of classes, not of "
             "pairs of them; pass decision_function_shape='ovr'"
         )
-    weights = (decide(np.eye(n_features)) - intercept).T  # (n_classes, n_features)
+    values = [
+        decide(np.eye(min(_BLOCK, n_features - start), n_features, start))
+        for start in range(0, n_features, _BLOCK)
+    ]
+    weights = (np.concatenate(values) - intercept).T  # (n_classes, n_features)
     trial = np.random.default_rng(0).normal(size=(3, n_features))
     predicted = trial @ weights.T + intercept
     if not np.allclose(decide(trial), predicted, rtol=1e-4, atol=1e-4 * np.abs(predicted).max()):

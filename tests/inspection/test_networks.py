@@ -26,7 +26,7 @@ from sktl.inspection import (
     receptive_field,
     top_patches,
 )
-from sktl.inspection._networks import as_score_network, normalised, squares
+from sktl.inspection._networks import affine_part, as_score_network, normalised, squares
 from sktl.inspection._pictures import pictures_of
 
 
@@ -197,6 +197,22 @@ def test_cam_knows_any_linear_classifier_and_no_other(backbone, pictures):
         class_activation(make_pipeline(features, RandomForestClassifier(2)).fit(X, y), X)
     with pytest.raises(ParameterError, match="estimator must be"):
         class_activation(LogisticRegression(), X)
+
+
+def test_weights_are_read_off_in_blocks():
+    class Linear:
+        weights = np.random.default_rng(0).normal(size=(3, 1000))
+        most_rows = 0
+
+        def decision_function(self, rows):
+            self.most_rows = max(self.most_rows, len(rows))
+            return rows @ self.weights.T + [1, 2, 3]
+
+    classifier = Linear()
+    weights, intercept = affine_part(classifier, 1000)
+    np.testing.assert_allclose(weights, classifier.weights, atol=1e-12)
+    np.testing.assert_allclose(intercept, [1, 2, 3])
+    assert classifier.most_rows <= 256  # and not 1000, of 1000 numbers each
 
 
 def test_a_pipeline_of_a_list_of_layers_is_refused(backbone, pictures):
