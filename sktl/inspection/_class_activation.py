@@ -129,8 +129,10 @@ def _exact(features: Any, classifier: Any, images: Any, target: Any) -> ClassAct
     from sklearn.base import clone
 
     weights, intercept = affine_part(classifier, features.n_features_out_)
-    as_maps = clone(features).set_params(pooling="none", crops="center").fit(images)
-    maps = as_maps.transform(images).astype(np.float64)  # (n, C, h, w)
+    # The maps of one picture would take as much of the store as the features of many.
+    as_maps = clone(features).set_params(pooling="none", crops="center", store=None)
+    as_maps.set_output(transform="default")
+    maps = as_maps.fit_transform(images).astype(np.float64)  # (n, C, h, w)
     scores = maps.mean(axis=(2, 3)) @ weights.T + intercept
     chosen = _chosen(target, scores, classifier.classes_)
     activation = np.einsum("nk,nkhw->nhw", weights[chosen], maps)

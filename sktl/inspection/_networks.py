@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from sktl.exceptions import ParameterError
 from sktl.inspection._pictures import read_pictures
@@ -110,8 +111,11 @@ def affine_part(
             f"{type(classifier[-1]).__name__} has none"
         )
 
+    names = getattr(classifier, "feature_names_in_", None)
+
     def decide(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        values = np.asarray(classifier.decision_function(rows), dtype=np.float64)
+        named = rows if names is None else pd.DataFrame(rows, columns=names)
+        values = np.asarray(classifier.decision_function(named), dtype=np.float64)
         return np.stack([-values, values], axis=1) if values.ndim == 1 else values
 
     intercept = decide(np.zeros((1, n_features)))[0]

@@ -10,7 +10,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.svm import SVC
 from torch import nn
 
-from sktl import CNNClassifier, CNNFeatures, Phase
+from sktl import CNNClassifier, CNNFeatures, FeatureStore, Phase
 from sktl.backbones import Backbone, Preprocessing
 from sktl.exceptions import LayerNotFoundError, ParameterError
 from sktl.inspection import (
@@ -197,6 +197,25 @@ def test_cam_knows_any_linear_classifier_and_no_other(backbone, pictures):
         class_activation(make_pipeline(features, RandomForestClassifier(2)).fit(X, y), X)
     with pytest.raises(ParameterError, match="estimator must be"):
         class_activation(LogisticRegression(), X)
+
+
+@pytest.mark.parametrize("pooling", ["avg", "max"])
+def test_pipelines_whose_output_are_tables(pipeline, pictures, pooling):
+    X, y = pictures
+    pipeline.set_params(cnnfeatures__pooling=pooling).fit(X, y)
+    expected = class_activation(pipeline, X)
+    pipeline.set_output(transform="pandas").fit(X, y)
+    found = class_activation(pipeline, X)
+    np.testing.assert_allclose(found.maps, expected.maps, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(found.scores, pipeline.decision_function(X).max(axis=1), rtol=1e-3)
+
+
+def test_maps_are_not_put_into_the_store(pipeline, pictures, tmp_path):
+    X, y = pictures
+    store = FeatureStore(tmp_path / "store.sqlite")
+    pipeline.set_params(cnnfeatures__store=store).fit(X, y)
+    class_activation(pipeline, X)
+    assert store.info()["pooling"].tolist() == ["avg"]
 
 
 def test_weights_are_read_off_in_blocks():
