@@ -80,7 +80,8 @@ def class_activation(
         backbone a class name, or a number where there are no names.
     layer : str, default=None
         Path of the layer whose maps Grad-CAM takes, by default the last ones. That of a
-        pipeline is the layer of its CNNFeatures.
+        pipeline is the layer of its CNNFeatures; where that is behind the last maps, as
+        ``"penultimate"`` may be, it is these.
 
     Returns
     -------
@@ -201,7 +202,7 @@ def _forward(network: ScoreNetwork, x: torch.Tensor) -> tuple[torch.Tensor, torc
     if not seen:
         raise ParameterError(
             "the network has no feature maps (channels, height, width) there, only vectors or "
-            "tokens; pass as layer one that has"
+            "tokens; pass as layer one that has, of a pipeline as that of its CNNFeatures"
         )
     return seen[-1], scores
 

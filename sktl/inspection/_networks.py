@@ -206,8 +206,11 @@ def _pipeline_network(features: Any, classifier: Any, layer: str | None) -> Scor
             return scores
 
     module = Readout().eval()
+    maps: nn.Module = module.maps
+    if len(backbone.shapes([features.layer], features.image_size)[0]) != 3:  # behind the last maps
+        maps = module.network.replica.get_submodule(backbone.taps(["bottleneck"])[0].path)
     preprocessing = backbone.preprocessing.at_size(features.image_size)
-    return ScoreNetwork(module, module.maps, preprocessing, classifier.classes_)
+    return ScoreNetwork(module, maps, preprocessing, classifier.classes_)
 
 
 def _inner_module(module: nn.Module, layer: str) -> nn.Module:

@@ -12,6 +12,7 @@ from torch import nn
 
 from sktl import CNNClassifier, CNNFeatures, FeatureStore, Phase
 from sktl.backbones import Backbone, Preprocessing
+from sktl.backbones._weights import seeded
 from sktl.exceptions import LayerNotFoundError, ParameterError
 from sktl.inspection import (
     AdversarialDisplay,
@@ -256,6 +257,29 @@ def test_grad_cam_of_a_backbone_by_hand(backbone, pictures):
     expected = torch.einsum("k,nkhw->nhw", alpha, maps).clamp(min=0)
     np.testing.assert_allclose(found.maps, expected.numpy(), atol=1e-6)
     np.testing.assert_allclose(found.scores, scores.numpy(), rtol=1e-4)
+
+
+def test_grad_cam_of_a_pipeline_on_vectors_is_of_the_last_maps(pictures):
+    X, y = pictures
+    with seeded(0):
+        net = nn.Sequential(
+            nn.Conv2d(3, 5, 3, stride=2), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+            nn.Linear(5 * 7 * 7, 8), nn.ReLU(), nn.Linear(8, 4),
+        )  # fmt: skip
+    backbone = Backbone(net, preprocessing=Preprocessing(size=32, resize=36))
+    features = CNNFeatures(backbone, layer="penultimate", store=None, precision="exact")
+    model = make_pipeline(features, LogisticRegression()).fit(X, y)
+    found = class_activation(model, X, target="red")
+    x = normalised(squares(pictures_of(X), backbone.preprocessing), backbone.preprocessing,
+                   net[0].weight)  # fmt: skip
+    maps = net[:3](x).detach().requires_grad_(True)
+    weights = torch.tensor(model[-1].coef_[1], dtype=torch.float32)
+    (gradient,) = torch.autograd.grad((net[3:6](maps) @ weights).sum(), maps)
+    expected = (gradient.mean((2, 3), keepdim=True) * maps).sum(1).clamp(min=0).detach()
+    assert found.method == "Grad-CAM"
+    assert expected.max() > 0
+    np.testing.assert_allclose(found.maps, expected.numpy(), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found.scores, model.decision_function(X)[:, 1], rtol=1e-3, atol=1e-4)
 
 
 def test_grad_cam_of_other_poolings_and_of_classifiers(backbone, pictures, classifier):
