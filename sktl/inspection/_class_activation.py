@@ -92,6 +92,8 @@ def class_activation(
     ------
     ParameterError
         If the estimator is none of these, or a target is not among its classes.
+    NotFittedError
+        If it is not fitted.
 
     Notes
     -----

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from sklearn.utils.validation import check_is_fitted
 
 from sktl.exceptions import ParameterError
+from sktl.images import ImageEstimatorMixin
 from sktl.inspection._pictures import read_pictures
 from sktl.utils._sklearn import scores_pairs
 
@@ -62,6 +64,7 @@ def as_backbone(estimator: Any) -> Backbone:
     from torch import nn
 
     from sktl.backbones import Backbone, load_backbone
+    from sktl.self_supervised import LinearProbe
 
     if isinstance(estimator, (str, nn.Module, Backbone)):
         return load_backbone(estimator)
@@ -75,6 +78,8 @@ def as_backbone(estimator: Any) -> Backbone:
     for name in ("backbone_", "encoder_"):  # CNNClassifier, CPCFeatures and LinearProbe
         if hasattr(estimator, name):
             return as_backbone(getattr(estimator, name))
+    if isinstance(estimator, (ImageEstimatorMixin, LinearProbe)):
+        check_is_fitted(estimator)
     raise ParameterError(
         "estimator must be a backbone or its name, CNNFeatures, a fitted CNNClassifier or "
         f"CPCFeatures, or a pipeline that begins with one; got {type(estimator).__name__}"
@@ -89,6 +94,8 @@ def split_pipeline(estimator: Any) -> tuple[Any, Any] | None:
     steps = getattr(estimator, "steps", None)
     if steps is None or len(steps) < 2 or not isinstance(steps[0][1], CNNFeatures):
         return None
+    check_is_fitted(steps[0][1], "n_features_out_")
+    check_is_fitted(estimator)
     return steps[0][1], estimator[1:]
 
 
@@ -151,6 +158,7 @@ def as_score_network(estimator: Any, layer: str | None = None) -> ScoreNetwork:
     from torch import nn
 
     from sktl.backbones import Backbone
+    from sktl.backbones._feature_network import replicate
     from sktl.neural_network import CNNClassifier
 
     estimator = getattr(estimator, "best_estimator_", estimator)
@@ -166,11 +174,13 @@ def as_score_network(estimator: Any, layer: str | None = None) -> ScoreNetwork:
     if isinstance(estimator, (str, nn.Module, Backbone)):
         backbone = as_backbone(estimator)
         tap = backbone.taps([layer or "bottleneck"])[0]
-        maps = backbone._whole.get_submodule(tap.path)
+        # The module itself is the user's, who may have put it into training mode.
+        module = replicate(backbone._whole).eval()
+        maps = module.get_submodule(tap.path)
         names = backbone.class_names
         n: Any = getattr(backbone.head, "out_features", getattr(backbone.head, "out_channels", 0))
         classes = np.arange(n) if names is None else np.array(names)
-        return ScoreNetwork(backbone._whole, maps, backbone.preprocessing, classes)
+        return ScoreNetwork(module, maps, backbone.preprocessing, classes)
     raise ParameterError(
         "estimator must be a fitted CNNClassifier, a backbone with its head, or a fitted pipeline "
         f"of CNNFeatures and a linear classifier; got {type(estimator).__name__}"

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -29,6 +30,7 @@ from sktl.inspection import (
 )
 from sktl.inspection._networks import affine_part, as_score_network, normalised, squares
 from sktl.inspection._pictures import pictures_of
+from sktl.self_supervised import CPCFeatures, LinearProbe
 
 
 @pytest.fixture
@@ -381,6 +383,42 @@ def test_adversarial_display_and_bad_input(pipeline, pictures):
         adversarial_accuracy(pipeline, X, np.where(y == "red", "blue", y))
     with pytest.raises(ParameterError, match="one label a picture"):
         adversarial_pictures(pipeline, X, y[:3])
+
+
+@pytest.mark.parametrize("look", [class_activation, top_patches, adversarial_accuracy])
+def test_what_is_not_fitted_is_said_to_be(look, backbone, pictures):
+    X, y = pictures
+    more = (y,) if look is adversarial_accuracy else ()
+    features = CNNFeatures(backbone, store=None)
+    unfitted = [CNNClassifier("lenet", weights=None)]
+    if look is top_patches:
+        unfitted += [CPCFeatures(), LinearProbe(CPCFeatures())]
+    else:
+        unfitted += [make_pipeline(features, LogisticRegression())]
+        unfitted += [make_pipeline(features, LogisticRegression().fit(np.eye(6), np.arange(6)))]
+    for estimator in unfitted:
+        with pytest.raises(NotFittedError, match="not fitted"):
+            look(estimator, X, *more)
+
+
+def test_a_module_in_training_mode_is_looked_at_in_eval_mode(pictures):
+    X, _ = pictures
+    with seeded(0):
+        net = nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+            nn.Linear(4, 3),
+        )  # fmt: skip
+    backbone = Backbone(net, preprocessing=Preprocessing(size=32, resize=36))
+    expected = class_activation(backbone, X, target=1)
+    changed = adversarial_pictures(backbone, X, [1] * len(X))
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    net.train()
+    found = class_activation(backbone, X, target=1)
+    np.testing.assert_array_equal(found.maps, expected.maps)
+    np.testing.assert_array_equal(found.scores, expected.scores)
+    np.testing.assert_array_equal(adversarial_pictures(backbone, X, [1] * len(X)), changed)
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    assert net.training
 
 
 def test_nothing_is_changed(pipeline, backbone, pictures):
