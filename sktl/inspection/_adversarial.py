@@ -278,7 +278,10 @@ def _batches(n: int, batch_size: int) -> list[slice]:
 
 
 def _check_epsilons(epsilons: Any) -> list[float]:
-    values = np.asarray(epsilons, dtype=np.float64)
+    try:
+        values = np.asarray(epsilons, dtype=np.float64)
+    except (TypeError, ValueError):
+        values = np.empty(0)
     if values.ndim != 1 or len(values) == 0 or not ((values >= 0) & (values <= 255)).all():
         raise ParameterError(
             f"epsilons must be levels of pixels between 0 and 255; got {epsilons!r}"

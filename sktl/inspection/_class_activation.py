@@ -18,7 +18,7 @@ from sktl.inspection._networks import (
     split_pipeline,
     squares,
 )
-from sktl.inspection._pictures import pictures_of
+from sktl.inspection._pictures import check_count, labels_of, pictures_of
 
 if TYPE_CHECKING:
     import torch
@@ -290,7 +290,9 @@ class ClassActivationDisplay:
         -------
         display : ClassActivationDisplay
         """
-        return cls(class_activation(estimator, X, target, layer=layer), y).plot(ax)
+        images = pictures_of(X, estimator)
+        labels = None if y is None else labels_of(y, len(images))
+        return cls(class_activation(estimator, images, target, layer=layer), labels).plot(ax)
 
     def plot(self, ax: Any = None, *, n_columns: int = 3, alpha: float = 0.55) -> Self:
         """Draw pairs of a picture and the same under its map.
@@ -310,6 +312,7 @@ class ClassActivationDisplay:
         """
         found = self.activation
         n = len(found.maps)
+        n_columns = check_count("n_columns", n_columns)
         n_columns = min(n_columns, n) if n != 2 else 1
         self.figure_, self.axes_ = make_axes(
             -(-n // n_columns), 2 * n_columns, (1.8, 2.15), ax, "ClassActivationDisplay.plot"

@@ -118,6 +118,7 @@ class ImageGridDisplay:
         -------
         self : ImageGridDisplay
         """
+        n_columns = check_count("n_columns", n_columns)
         positions = np.arange(len(self.images))
         titles = np.array(self.titles)
         rows = [positions[i : i + n_columns] for i in range(0, len(positions), n_columns)]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image
 
-from sktl.exceptions import BadImage, ImageDecodeError, ParameterError
+from sktl.exceptions import BadImage, ImageDecodeError, ImageFormatError, ParameterError
 from sktl.images import ImageCollection, as_images
 from sktl.images._decode import BadImageError
 from sktl.utils._sklearn import rows_of_numbers
@@ -28,9 +28,15 @@ __all__ = [
 
 
 def pictures_of(X: Any, estimator: Any = None) -> ImageCollection:
+    """X as a collection of at least one picture, read as the estimator or its steps read it."""
+    images = X if isinstance(X, ImageCollection) else _as_images(X, estimator)
+    if len(images) == 0:
+        raise ImageFormatError("X has 0 pictures; a minimum of 1 is required")
+    return images
+
+
+def _as_images(X: Any, estimator: Any) -> ImageCollection:
     """X as a collection, read with the `image_shape` and so on of the estimator or its steps."""
-    if isinstance(X, ImageCollection):
-        return X
     estimator = getattr(estimator, "best_estimator_", estimator)
     parameters = estimator.get_params() if hasattr(estimator, "get_params") else {}
     names = ["value_range", "background", *(["image_shape"] if rows_of_numbers(X) else [])]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
@@ -400,13 +400,14 @@ def _image_size(estimator: Any) -> int | None:
 
 
 def _check_filters(filters: Sequence[int] | None, n_filters: int) -> list[int]:
-    wanted = list(range(n_filters)) if filters is None else [int(i) for i in filters]
-    wrong = [i for i in wanted if not 0 <= i < n_filters]
-    if wrong or not wanted:
+    filters = range(n_filters) if filters is None else filters
+    wanted = list(filters) if isinstance(filters, Iterable) else []
+    whole = all(isinstance(i, (int, np.integer)) and not isinstance(i, bool) for i in wanted)
+    if not wanted or not whole or not all(0 <= i < n_filters for i in wanted):
         raise ParameterError(
             f"filters must be numbers of channels from 0 to {n_filters - 1}; got {filters!r}"
         )
-    return wanted
+    return [int(i) for i in wanted]
 
 
 def _cut_out(

@@ -109,6 +109,8 @@ def test_image_grid(shades):
         ImageGridDisplay.from_images(shades, n_per_class=2)
     with pytest.raises(ParameterError, match="n_images"):
         ImageGridDisplay.from_images(shades, n_images=0)
+    with pytest.raises(ParameterError, match="n_columns"):
+        grid.plot(n_columns=0)
 
 
 def test_pictures_keep_their_aspect_in_square_cells(shades):

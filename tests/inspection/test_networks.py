@@ -11,15 +11,18 @@ from sklearn.pipeline import make_pipeline
 from sklearn.svm import SVC
 from torch import nn
 
-from sktl import CNNClassifier, CNNFeatures, FeatureStore, Phase
+from sktl import CNNClassifier, CNNFeatures, FeatureStore, Phase, as_images
 from sktl.backbones import Backbone, Preprocessing
 from sktl.backbones._weights import seeded
-from sktl.exceptions import LayerNotFoundError, ParameterError
+from sktl.exceptions import ImageFormatError, LayerNotFoundError, ParameterError
 from sktl.inspection import (
     AdversarialDisplay,
+    AugmentationDisplay,
     ClassActivationDisplay,
     FeatureMapDisplay,
     FirstLayerFiltersDisplay,
+    ImageGridDisplay,
+    ImageSetDisplay,
     TopPatchesDisplay,
     _adversarial,
     adversarial_accuracy,
@@ -147,8 +150,9 @@ def test_patches_are_cut_from_what_the_network_sees(backbone, pictures):
                 patch, seen[row.image, row.top : row.bottom, row.left : row.right]
             )
     assert [ax.get_title() for ax in display.axes_.flat] == ["filter 2", "filter 5"]
-    with pytest.raises(ParameterError, match="filters must be"):
-        top_patches(backbone, X, "1", filters=[99])
+    for filters in ([99], [-1], [], [0.7], [True], ["a"], 3):
+        with pytest.raises(ParameterError, match="filters must be"):
+            top_patches(backbone, X, "1", filters=filters)
     with pytest.raises(ParameterError, match="maps"):
         top_patches(backbone, X, "penultimate")
     with pytest.raises(LayerNotFoundError):
@@ -328,6 +332,25 @@ def test_class_activation_display(pipeline, pictures):
     assert display.axes_[0, 0].get_title() == "truth: dark"
     assert display.axes_[0, 1].get_title().startswith("CAM of ")
     assert len(display.axes_[0, 1].images) == 2
+    with pytest.raises(ParameterError, match="n_columns"):
+        display.plot(n_columns=0)
+    with pytest.raises(ParameterError, match="one label a picture, 3"):
+        ClassActivationDisplay.from_estimator(SVC(), X[:3], ["dark"])  # before any work
+
+
+@pytest.mark.parametrize("empty", [[], np.empty((0, 40, 40, 3), dtype=np.uint8)])
+def test_no_pictures_are_refused(pipeline, backbone, empty):
+    for look in (
+        lambda: class_activation(pipeline, empty),
+        lambda: class_activation(backbone, as_images(empty)),
+        lambda: top_patches(backbone, empty, "1"),
+        lambda: adversarial_accuracy(pipeline, empty, []),
+        lambda: AugmentationDisplay.from_images(empty),
+        lambda: ImageGridDisplay.from_images(empty),
+        lambda: ImageSetDisplay.from_images(empty),
+    ):
+        with pytest.raises(ImageFormatError, match="X has 0 pictures"):
+            look()
 
 
 def test_the_gradient_is_that_of_differences(classifier, pictures):
@@ -379,6 +402,8 @@ def test_adversarial_display_and_bad_input(pipeline, pictures):
     np.testing.assert_array_equal(lines["random direction"], display.table["random_accuracy"])
     with pytest.raises(ParameterError, match="epsilons"):
         adversarial_accuracy(pipeline, X, y, epsilons=[-1])
+    with pytest.raises(ParameterError, match=r"epsilons must be levels .*\['a'\]"):
+        adversarial_pictures(pipeline, X, y, epsilon="a")
     with pytest.raises(ParameterError, match=r"among the classes.*blue"):
         adversarial_accuracy(pipeline, X, np.where(y == "red", "blue", y))
     with pytest.raises(ParameterError, match="one label a picture"):
