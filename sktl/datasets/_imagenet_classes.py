@@ -108,8 +108,9 @@ def match_classes(
         elif found:
             several = ", ".join(f"{wnid} ({imagenet_classes()[wnid]})" for wnid in found)
             problems.append(
-                f"{label!r} is a name of several classes: {several}; use their ids, or name the "
-                "subset that it is of in classes"
+                f"{meant!r} is a name of several classes: {several}, in brackets as predictions "
+                "spell them; use an id, say in label_map which is meant, or name the subset that "
+                "it is of in classes"
             )
         else:
             problems.append(f"{label!r} is none.{suggest(_plain(meant), _suggestions())}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
@@ -13,14 +13,15 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_consistent_length, column_or_1d
 from torch import nn
 
-from sktl.backbones import Backbone
+from sktl.backbones import Backbone, BackboneSpec
 from sktl.datasets._imagenet_classes import choose_wnids, imagenet_classes, match_classes
 from sktl.engine import Network, Recipe, compute_features, resolve_store
+from sktl.engine._network import require_same
 from sktl.engine._recipe import PRECISIONS
 from sktl.engine._runtime import RUNTIMES, check_runtime
 from sktl.exceptions import ImageDecodeError, ParameterError
 from sktl.images import ImageCollection, ImageEstimatorMixin
-from sktl.neural_network._parts import require_labels
+from sktl.neural_network._parts import of_one_type
 from sktl.utils._devices import noise
 from sktl.utils._float32 import full_float32
 from sktl.utils._parameters import ParameterChecks
@@ -124,7 +125,7 @@ class ImageNetClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, Ba
         backbone: str | nn.Module | Backbone = "efficientnet_lite0",
         *,
         weights: str | os.PathLike[str] | None = "default",
-        classes: str | Iterable[str] | None = None,
+        classes: str | Collection[str] | None = None,
         restrict: bool = False,
         label_map: Mapping[Any, Any] | None = None,
         image_size: int | None = None,
@@ -178,13 +179,15 @@ class ImageNetClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, Ba
         if y is not None:
             y = column_or_1d(y, warn=True)
             check_consistent_length(images, y)
-            require_labels(y, "ImageNetClassifier")
+            y = of_one_type(y, "ImageNetClassifier")
         vocabulary = self._vocabulary(None if y is None else np.unique(y))
+        network = self._network()
+        _require_imagenet(network.spec, network.shape("logits", self.image_size)[0])
         bad = images.check()
         if bad:
             raise ImageDecodeError(bad, len(images))
         self.classes_, self.wnids_, self.in_subset_, self._indices = vocabulary
-        self.backbone_spec_ = self._network().spec
+        self.backbone_spec_ = network.spec
         return self
 
     def predict(self, X: Any) -> npt.NDArray[Any]:
@@ -245,8 +248,8 @@ class ImageNetClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, Ba
         """Labels, ids, places in the subset and indices of all classes that can be predicted."""
         wnids = list(imagenet_classes())
         spelt, by_id = self._matched(labels)
-        if self._chosen() is not None:
-            subset = set(choose_wnids(self._chosen()))
+        if self.classes is not None:
+            subset = set(choose_wnids(self.classes))
             outside = [str(label) for wnid, label in spelt.items() if wnid not in subset]
             if outside:
                 raise ParameterError(
@@ -279,13 +282,16 @@ class ImageNetClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, Ba
             )
         twice = sorted({str(label) for label in spelt.values() if labels.count(label) > 1})
         if twice:
-            raise ParameterError(f"y has labels that are names of other classes: {twice}")
+            raise ParameterError(
+                f"y has labels that are names of other classes: {twice}; use ids, or pass "
+                "restrict=True without the other classes"
+            )
 
     def _matched(self, labels: npt.NDArray[Any] | None) -> tuple[dict[str, Any], bool]:
         """WordNet id -> label as spelt in y, and whether other classes go by their ids."""
         if labels is None:
             return {}, False
-        among = None if self._chosen() is None else choose_wnids(self._chosen())
+        among = None if self.classes is None else choose_wnids(self.classes)
         matched = match_classes(labels.tolist(), self.label_map, among=among)
         if len(set(matched.values())) < len(matched):
             twice = [
@@ -298,6 +304,8 @@ class ImageNetClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, Ba
     def _logits(self, images: ImageCollection) -> npt.NDArray[np.float32]:
         """Outputs of the network, in the order of ImageNet's classes."""
         network = self._network()
+        if hasattr(self, "backbone_spec_"):
+            require_same(self.backbone_spec_, network.spec)
         head = self._linear_head(network)
         layer = "logits" if head is None else "penultimate"
         (values,), bad = compute_features(
@@ -316,25 +324,13 @@ class ImageNetClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, Ba
         if head is not None:
             with torch.inference_mode(), full_float32(head.weight.device.type):
                 values = head(torch.from_numpy(values).to(head.weight)).float().cpu().numpy()
-        if values.shape[1] != _N_CLASSES:
-            raise ParameterError(
-                f"{network.spec.name} has {values.shape[1]} outputs, not the {_N_CLASSES} classes "
-                "of ImageNet; CNNFeatures with a classifier behind it, or CNNClassifier, take it"
-            )
+        _require_imagenet(network.spec, values.shape[1])
         return values
 
     def _linear_head(self, network: Network) -> nn.Linear | None:
         """The last layer, if it alone makes the outputs out of the stored features."""
         head = network.load().head
         return head if isinstance(head, nn.Linear) and _is_last(network.load()) else None
-
-    def _chosen(self) -> str | list[str] | None:
-        """The parameter `classes`, which may be an iterator that is empty after one reading."""
-        if self.classes is None or isinstance(self.classes, str):
-            return self.classes
-        if not isinstance(self.classes, list):
-            self.classes = list(self.classes)
-        return self.classes
 
     def _network(self) -> Network:
         return Network(self.backbone, self.weights, resolve_store(self.store))
@@ -346,17 +342,32 @@ class ImageNetClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, Ba
         checks.choice("runtime", self.runtime, RUNTIMES)
         checks.integer("batch_size", self.batch_size, minimum=1)
         checks.integer("image_size", self.image_size, minimum=1, optional=True)
+        checks.n_jobs(self.n_jobs)
         checks.attempt(resolve_device, self.device)
         if not checks.wrong:
             checks.attempt(check_runtime, self.runtime, self.precision, resolve_device(self.device))
         checks.attempt(resolve_store, self.store)
-        checks.attempt(choose_wnids, self._chosen())
+        listed = isinstance(self.classes, Iterable) and not isinstance(self.classes, Iterator)
+        if self.classes is None or listed:
+            checks.attempt(choose_wnids, self.classes)
+        else:
+            checks.that("classes", self.classes, False, 'None, "dogs" or a list')
+        is_map = self.label_map is None or isinstance(self.label_map, Mapping)
+        checks.that("label_map", self.label_map, is_map, "a dict or None")
         checks.done()
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.requires_fit = False
         return tags
+
+
+def _require_imagenet(spec: BackboneSpec, n_outputs: int) -> None:
+    if n_outputs != _N_CLASSES:
+        raise ParameterError(
+            f"{spec.name} has {n_outputs} outputs, not the {_N_CLASSES} classes of ImageNet; "
+            "CNNFeatures with a classifier behind it, or CNNClassifier, take it"
+        )
 
 
 def _is_last(backbone: Backbone) -> bool:

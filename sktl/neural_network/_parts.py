@@ -19,7 +19,7 @@ from sktl.exceptions import ParameterError
 from sktl.training._settings import Labelled
 from sktl.utils._sklearn import check_class_weight
 
-__all__ = ["classes_of", "sample_weights", "split"]
+__all__ = ["classes_of", "of_one_type", "sample_weights", "split"]
 
 
 def classes_of(
@@ -47,7 +47,7 @@ def classes_of(
     """
     if y is None:
         raise ValueError(f"{owner} requires y to be passed, but the target y is None")
-    y = _of_one_type(column_or_1d(_whole(y), warn=True), owner)
+    y = of_one_type(column_or_1d(_whole(y), warn=True), owner)
     check_consistent_length(np.empty((n_images, 0)), y)
     check_classification_targets(y)
     classes: npt.NDArray[Any] = np.unique(y) if known is None else known
@@ -83,7 +83,7 @@ def require_labels(y: npt.NDArray[Any], owner: str) -> None:
         )
 
 
-def _of_one_type(y: npt.NDArray[Any], owner: str) -> npt.NDArray[Any]:
+def of_one_type(y: npt.NDArray[Any], owner: str) -> npt.NDArray[Any]:
     """Labels in an array of their type, if all of them are there and can be sorted."""
     require_labels(y, owner)
     if y.dtype != object:

@@ -167,7 +167,7 @@ def test_fitted_attributes_are_documented(tmp_path):
     rows = np.random.default_rng(0).integers(0, 256, (3, 64))
     Image.fromarray(rows.astype(np.uint8)).save(tmp_path / "1.png")
     frame = pd.DataFrame({"path": 3 * [str(tmp_path / "1.png")]})
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    network = nn.Sequential(nn.Conv2d(3, 1000, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     for name, cls in OBJECTS.items():
         if not (inspect.isclass(cls) and issubclass(cls, BaseEstimator) and hasattr(cls, "fit")):
             continue

@@ -12,7 +12,7 @@ from torch import nn
 
 from sktl import CNNFeatures, ImageNetClassifier, load_backbone, make_top_k_scorer
 from sktl.datasets._imagenet_classes import choose_wnids, imagenet_classes, match_classes
-from sktl.exceptions import ImageDecodeError, ParameterError
+from sktl.exceptions import ImageDecodeError, ParameterError, WeightsError
 from sktl.metrics import make_out_of_subset_scorer, out_of_subset_rate
 
 PHOTOGRAPHS = load_sample_images().images  # a temple in China, a dahlia
@@ -113,6 +113,13 @@ def test_names_that_differ_in_case_alone():
     for label in ("CARDIGAN", "cardigan", "Cardigan", "crane"):
         with pytest.raises(ParameterError, match="several"):
             match_classes([label, "pug"])
+    with pytest.raises(ParameterError, match=r"n02012849 \(crane bird\), n03126707 \(crane\)"):
+        random_head(label_map={0: "crane"}, restrict=True).fit(PHOTOGRAPHS, [0, 0])
+    birds = random_head(label_map={"crane": "n02012849"}, restrict=True)
+    birds.fit(PHOTOGRAPHS, ["crane", "flamingo"])
+    assert birds.wnids_.tolist() == ["n02012849", "n02007558"]
+    with pytest.raises(ParameterError, match=r"of other classes: .*crane.*; use ids"):
+        birds.set_params(restrict=False).fit(PHOTOGRAPHS, ["crane", "flamingo"])
     assert match_classes(["cardigan"], among=choose_wnids("dogs")) == {"cardigan": "n02113186"}
     assert match_classes(["CARDIGAN"], among=choose_wnids("dogs")) == {"CARDIGAN": "n02113186"}
     assert match_classes(["black-and-tan_coonhound"]) == {"black-and-tan_coonhound": "n02089078"}
@@ -155,8 +162,6 @@ def test_it_needs_no_fit_and_survives_a_pickle():
     model = ImageNetClassifier()
     assert model.predict(PHOTOGRAPHS).tolist() == ["palace", "daisy"]
     assert not hasattr(model, "classes_"), "predict changed the estimator"
-    model.set_params(classes=iter(["pug", "beagle"]), restrict=True)
-    assert model.predict_proba(PHOTOGRAPHS).shape == (2, 2)
     fitted = ImageNetClassifier(restrict=True).fit(PHOTOGRAPHS, ["palace", "daisy"])
     content = pickle.dumps(fitted)
     assert len(content) < 100_000, "the weights are in the pickle"
@@ -169,12 +174,56 @@ def test_it_needs_no_fit_and_survives_a_pickle():
     assert scores.tolist() == [0, 0]
 
 
+def random_head(**parameters):
+    return ImageNetClassifier("resnet18", weights=None, image_size=32, store=None, **parameters)
+
+
+@pytest.mark.parametrize("store", [None, "memory"])
+def test_weights_that_are_not_those_of_the_fit(store, tmp_path):
+    weights, module = tmp_path / "w.pth", load_backbone("resnet18", None).module
+    torch.save(module.state_dict(), weights)
+    model = random_head(classes=["palace", "daisy"], restrict=True)
+    model.set_params(weights=weights, store=store).fit(PHOTOGRAPHS)
+    before = model.predict_proba(PHOTOGRAPHS)
+    content = pickle.dumps(model.set_params(store=None))
+    model.set_params(store=store)
+    torch.save({name: 2 * tensor for name, tensor in module.state_dict().items()}, weights)
+    for fitted in (model, pickle.loads(content)):
+        with pytest.raises(WeightsError, match="are not those of the fit"):
+            fitted.predict_proba(PHOTOGRAPHS)
+    torch.save(module.state_dict(), weights)
+    np.testing.assert_allclose(model.predict_proba(PHOTOGRAPHS), before, rtol=1e-5)
+
+
+def test_classes_stay_as_they_were_given():
+    for names in (("tench", "brambling"), np.array(["tench", "brambling"]), {"tench": 1, "pug": 2}):
+        model = random_head(classes=names).fit(PHOTOGRAPHS)
+        assert model.classes is names
+        assert model.predict(PHOTOGRAPHS).shape == (2,)
+        assert model.classes is names
+    for names in (iter(["tench", "pug"]), 5):
+        with pytest.raises(ParameterError, match='classes must be None, "dogs" or a list; got'):
+            random_head(classes=names).fit(PHOTOGRAPHS)
+
+
+def test_labels_and_maps_of_the_wrong_type():
+    with pytest.raises(ParameterError, match=r"label_map must be a dict or None; got \[1, 2\]"):
+        random_head(label_map=[1, 2]).fit(PHOTOGRAPHS, ["palace", "daisy"])
+    mixed = np.array(["palace", 3], dtype=object)
+    with pytest.raises(ParameterError, match=r"of one type; got \['int', 'str'\]"):
+        random_head().fit(PHOTOGRAPHS, mixed)
+    with pytest.raises(ParameterError, match="n_jobs must be"):
+        random_head(n_jobs=0).fit(PHOTOGRAPHS)
+
+
 def test_bad_input():
     with pytest.raises(ImageDecodeError):
         ImageNetClassifier().fit([b"no picture"])
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
     with pytest.raises(ParameterError, match="10 outputs, not the 1000 classes"):
-        ImageNetClassifier(net, store=None).fit(PHOTOGRAPHS).predict(PHOTOGRAPHS)
+        ImageNetClassifier(net, store=None).fit(PHOTOGRAPHS)
+    with pytest.raises(ParameterError, match="10 outputs, not the 1000 classes"):
+        ImageNetClassifier(net, store=None).predict(PHOTOGRAPHS)
     with pytest.raises(ParameterError, match="label; 1 of 2 are missing, the first at position 1"):
         ImageNetClassifier().fit(PHOTOGRAPHS, ["palace", None])
     with pytest.raises(ParameterError, match=r"(?s)crops.*classes must be"):
