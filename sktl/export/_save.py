@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,29 @@ from sklearn.model_selection import _split
 
 from sktl.exceptions import SavedModelError
 from sktl.utils._optional import import_optional
+from sktl.utils._parameters import ParameterChecks
 from sktl.utils._portable import Luggage, packing
+from sktl.utils._torch import resolve_device
 
 __all__ = ["load", "save"]
 
 _FORMAT = 1
 _ESTIMATOR, _TENSORS, _ABOUT = "estimator.skops", "tensors.safetensors", "sktl.json"
-_REMEDY = (
-    "A network of your own is saved by its name, see sktl.register_backbone; of a search, save the "
-    "best_estimator_"
+_OF_SEARCHES = "Of a search, save the best_estimator_, which is all that predicting needs"
+_OF_NETWORKS = "A network of your own is saved by its name, see sktl.register_backbone"
+_OF_OTHERS = (
+    "Name them in trusted=, here and in load, if all who load the folder know where it comes from"
 )
-# Types of sktl that a saved estimator may consist of, beside those that skops trusts.
+# Types that a saved estimator may consist of, beside those that skops trusts. Trees are not among
+# them: scikit-learn goes where the numbers of their nodes say, even if that is outside of them.
 _KNOWN = (
+    "numpy.dtype",
+    "sklearn.calibration._CalibratedClassifier",
+    "sklearn.calibration._SigmoidCalibration",
+    "sklearn.calibration._TemperatureScaling",
+    "sklearn.feature_selection._univariate_selection.f_classif",
+    "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
+    "sklearn.neural_network._stochastic_optimizers.SGDOptimizer",
     "sklearn.utils._bunch.Bunch",
     "sktl.backbones._backbone.BackboneSpec",
     "sktl.backbones._preprocessing.Preprocessing",
@@ -45,7 +56,13 @@ _KNOWN = (
 )
 
 
-def save(estimator: Any, folder: str | os.PathLike[str], *, standalone: bool = False) -> list[Path]:
+def save(
+    estimator: Any,
+    folder: str | os.PathLike[str],
+    *,
+    standalone: bool = False,
+    trusted: Collection[str] = (),
+) -> list[Path]:
     """Write an estimator into a folder, without pickle.
 
     The estimator is written by skops, and what was trained by safetensors. Pretrained weights are
@@ -60,6 +77,9 @@ def save(estimator: Any, folder: str | os.PathLike[str], *, standalone: bool = F
         A new or empty folder.
     standalone : bool, default=False
         Whether to take pretrained weights along, for machines that reach no hub.
+    trusted : list of str, default=()
+        Dotted names of further types that may be written, which :func:`load` has to be told too.
+        Forests and boosted trees need it: the error without it names their types.
 
     Returns
     -------
@@ -71,6 +91,8 @@ def save(estimator: Any, folder: str | os.PathLike[str], *, standalone: bool = F
     SavedModelError
         If the estimator has parts of types that :func:`load` would not trust, such as a network of
         your own, or if the folder is not empty. Nothing is written then.
+    ParameterError
+        If `trusted` is no list of names.
 
     Examples
     --------
@@ -87,6 +109,9 @@ def save(estimator: Any, folder: str | os.PathLike[str], *, standalone: bool = F
     True
     """
     skops = import_optional("skops.io", extra="export", caller="save")
+    checks = ParameterChecks("save")
+    _check_trusted(checks, trusted)
+    checks.done()
     target = Path(folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise SavedModelError(f"{target} is there already and not empty; choose another folder")
@@ -94,30 +119,34 @@ def save(estimator: Any, folder: str | os.PathLike[str], *, standalone: bool = F
         try:
             content = skops.dumps(estimator)
         except Exception as error:
+            remedy = _OF_SEARCHES if hasattr(estimator, "best_estimator_") else _OF_NETWORKS
             raise SavedModelError(
                 f"{type(estimator).__name__} has a part that cannot be written without pickle: "
-                f"{error}. {_REMEDY}"
+                f"{error}. {remedy}"
             ) from error
-    unknown = _unknown(skops.get_untrusted_types(data=content), ())
+    unknown = _unknown(skops.get_untrusted_types(data=content), trusted)
     if unknown:
         raise SavedModelError(
             f"{type(estimator).__name__} has parts of types that load would not trust: {unknown}. "
-            f"{_REMEDY}"
+            f"{_remedy(estimator, unknown)}"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     # A killed save leaves no half model under the name that was asked for.
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
+    place = target.absolute()
+    with tempfile.TemporaryDirectory(prefix=f".{place.name}-", dir=place.parent) as temporary:
         whole = Path(temporary, "model")
         whole.mkdir()
         _write(whole, content, luggage, estimator)
-        if target.exists():
-            target.rmdir()
-        shutil.move(whole, target)
+        if target.exists():  # and may be the working folder, which cannot be replaced
+            for file in sorted(whole.iterdir(), key=lambda file: file.name == _ABOUT):
+                shutil.move(file, target)
+        else:
+            whole.rename(target)
     return sorted(target.iterdir())
 
 
 def load(
-    folder: str | os.PathLike[str], *, trusted: Sequence[str] = (), device: Any = "auto"
+    folder: str | os.PathLike[str], *, trusted: Collection[str] = (), device: Any = "auto"
 ) -> Any:
     """Read an estimator that :func:`save` has written.
 
@@ -128,7 +157,7 @@ def load(
     ----------
     folder : str or Path
         The folder.
-    trusted : sequence of str, default=()
+    trusted : list of str, default=()
         Dotted names of further types that may be built. Only name what you know.
     device : str or torch.device, default="auto"
         What becomes the parameter `device` of all estimators that have one, whatever machine they
@@ -144,6 +173,8 @@ def load(
     SavedModelError
         If the folder is no saved model, of a later format, damaged, or has types that are not
         trusted.
+    ParameterError
+        If `trusted` is no list of names, or the device is not there.
 
     Examples
     --------
@@ -155,6 +186,10 @@ def load(
     """
     skops = import_optional("skops.io", extra="export", caller="load")
     safetensors = import_optional("safetensors.torch", extra="export", caller="load")
+    checks = ParameterChecks("load")
+    _check_trusted(checks, trusted)
+    checks.attempt(resolve_device, device)
+    checks.done()
     source = Path(folder).absolute()
     about = _about(source, folder)
     try:
@@ -213,7 +248,21 @@ def _about(source: Path, folder: Any) -> dict[str, Any]:
     return about
 
 
-def _unknown(types: Sequence[str], trusted: Sequence[str]) -> list[str]:
+def _check_trusted(checks: ParameterChecks, trusted: Any) -> None:
+    several = isinstance(trusted, Collection) and not isinstance(trusted, str)
+    names = several and all(isinstance(name, str) for name in trusted)
+    checks.that("trusted", trusted, names, "a list of dotted names of types")
+
+
+def _remedy(estimator: Any, unknown: list[str]) -> str:
+    if hasattr(estimator, "best_estimator_"):
+        return _OF_SEARCHES
+    if all(name.startswith("sklearn.") for name in unknown):
+        return _OF_OTHERS
+    return f"{_OF_NETWORKS}. {_OF_OTHERS}"
+
+
+def _unknown(types: Collection[str], trusted: Collection[str]) -> list[str]:
     # Whole names alone: what begins like one of them may be anything that its module imports.
     return sorted(set(types) - _known() - set(trusted))
 

@@ -8,9 +8,18 @@ import textwrap
 import numpy as np
 import pytest
 import torch
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_sample_images
-from sklearn.ensemble import StackingClassifier
+from sklearn.ensemble import (
+    HistGradientBoostingClassifier,
+    RandomForestClassifier,
+    StackingClassifier,
+)
+from sklearn.feature_selection import SelectKBest
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from torch import nn
@@ -24,7 +33,7 @@ from sktl import (
     Phase,
     load_backbone,
 )
-from sktl.exceptions import SavedModelError
+from sktl.exceptions import ParameterError, SavedModelError
 from sktl.export import load, save
 from sktl.linear_model import LogisticProbe
 from sktl.training import Patience
@@ -158,6 +167,64 @@ def test_what_is_not_known_is_refused(tmp_path):
     assert load(tmp_path / "model", trusted=["subprocess.check_output"]) is not None
 
 
+@pytest.mark.parametrize(
+    "classifier",
+    [
+        *(CalibratedClassifierCV(LogisticProbe(), method=method, cv=2)
+          for method in ("sigmoid", "isotonic", "temperature")),
+        *(MLPClassifier((2,), solver=solver, tol=1e9) for solver in ("adam", "sgd")),
+        make_pipeline(SimpleImputer(), SelectKBest(k=2), LogisticProbe()),
+    ],
+)  # fmt: skip
+def test_parts_of_scikit_learn_are_known(classifier, tmp_path):
+    rows = np.random.default_rng(0).random((len(Y), 4))
+    save(classifier.fit(rows, Y), tmp_path / "model")
+    again = load(tmp_path / "model")
+    np.testing.assert_array_equal(again.predict_proba(rows), classifier.predict_proba(rows))
+
+
+@pytest.mark.parametrize(
+    ("classifier", "tree"),
+    [
+        (RandomForestClassifier(3, random_state=0), "sklearn.tree._tree.Tree"),
+        (
+            HistGradientBoostingClassifier(max_iter=2, min_samples_leaf=2),
+            "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+        ),
+    ],
+)
+def test_trees_are_saved_and_loaded_if_both_are_told(classifier, tree, tmp_path):
+    model = make_pipeline(features(), classifier).fit(X, Y)
+    with pytest.raises(SavedModelError, match=rf"\['{tree}'\].* Name them in trusted=") as error:
+        save(model, tmp_path / "model")
+    assert "network" not in str(error.value)
+    save(model, tmp_path / "model", trusted=[tree])
+    with pytest.raises(SavedModelError, match=rf"not trusted: \['{tree}'\]"):
+        load(tmp_path / "model")
+    again = load(tmp_path / "model", trusted=[tree])
+    np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
+
+
+def test_the_remedy_is_that_of_the_part(tmp_path):
+    rows, y = np.random.default_rng(0).random((8, 2)), 4 * [0, 1]
+    search = GridSearchCV(RandomForestClassifier(2), {"max_depth": [1]}, cv=2).fit(rows, y)
+    with pytest.raises(SavedModelError, match=r"trust: .*save the best_estimator_"):
+        save(search, tmp_path / "model")
+    with pytest.raises(SavedModelError, match=r"\['json.dumps'\].*register_backbone.*trusted="):
+        save(FunctionTransformer(json.dumps), tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_names_of_types_are_a_list(tmp_path):
+    with pytest.raises(ParameterError, match="save: trusted must be a list of dotted names"):
+        save(LogisticProbe(), tmp_path / "model", trusted="os.system")
+    save(LogisticProbe(), tmp_path / "model")
+    with pytest.raises(ParameterError, match="load: trusted must be a list of dotted names"):
+        load(tmp_path / "model", trusted="os.system")
+    with pytest.raises(ParameterError, match="trusted must be a list of dotted names"):
+        load(tmp_path / "model", trusted=[json.dumps])
+
+
 def test_a_crafted_folder_runs_nothing(tmp_path):
     """A chain of attributes from a trusted module to a command."""
     import io
@@ -214,6 +281,18 @@ def test_places_and_devices_of_another_machine(tmp_path):
     member = again.estimators_[0][0]
     assert (member.store, member.device) == ("default", "cpu")
     assert load(tmp_path / "model").estimators_[0][0].device == "auto"
+    with pytest.raises(ParameterError, match=r"load: device must be .* got 'bad'"):
+        load(tmp_path / "model", device="bad")
+
+
+def test_an_empty_working_folder_is_saved_into(tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path / "model")
+    model = features().fit(X)
+    files = save(model, ".")
+    assert [str(file) for file in files] == ["estimator.skops", "sktl.json", "tensors.safetensors"]
+    np.testing.assert_array_equal(load(".").transform(X), model.transform(X))
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_damage_and_later_formats(tmp_path):
