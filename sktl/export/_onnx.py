@@ -14,6 +14,7 @@ import torch
 from sklearn.ensemble import StackingClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
@@ -63,7 +64,7 @@ def export_onnx(estimator: Any, file: str | os.PathLike[str], X: Any) -> Path:
     SavedModelError
         If a part has no counterpart in ONNX, or the file's probabilities differ by more than 1e-4.
     ParameterError
-        If there are no pictures in X.
+        If there are no pictures in X, or `file` is a folder.
     FileNotFoundError
         If there is no folder to write into.
 
@@ -89,8 +90,15 @@ def export_onnx(estimator: Any, file: str | os.PathLike[str], X: Any) -> Path:
     target = Path(file)
     if not target.absolute().parent.is_dir():
         raise FileNotFoundError(f"there is no folder {os.fspath(target.absolute().parent)!r}")
+    if target.is_dir():
+        raise ParameterError(f"export_onnx: {target} is a folder; give the name of a file")
     parts = _Parts()
     graph = _classifier(estimator, parts).eval()
+    if not hasattr(estimator, "predict_proba"):
+        raise SavedModelError(
+            f"{type(estimator).__name__} cannot be exported to ONNX: its last step is no "
+            "classifier with predict_proba"
+        )
     pixels = [_pixels(X, estimator, way) for way in parts.inputs]
     names = ["pixels"] if len(pixels) == 1 else [f"pixels_{i}" for i in range(len(pixels))]
     # A file that was there stays, unless this one holds what it promises.
@@ -317,7 +325,7 @@ def _compare(
     session = runtime.InferenceSession(file, providers=["CPUExecutionProvider"])
     feed = {name: part.numpy() for name, part in zip(names, pixels, strict=True)}
     (found,) = session.run(None, feed)
-    expected = estimator.predict_proba(X)[: len(found)]
+    expected = estimator.predict_proba(_safe_indexing(X, slice(0, len(found))))
     difference = float(np.abs(found - expected).max())
     if not difference <= _TOLERANCE:
         raise SavedModelError(

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from sklearn.datasets import load_sample_images
 from sklearn.ensemble import RandomForestClassifier, StackingClassifier
 from sklearn.linear_model import LogisticRegression
@@ -11,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from sktl import CNNClassifier, CNNFeatures, Phase
+from sktl import CNNClassifier, CNNFeatures, Phase, as_images
 from sktl.exceptions import ParameterError, SavedModelError
 from sktl.export import export_onnx
 from sktl.linear_model import LogisticProbe
@@ -102,7 +103,21 @@ def test_nothing_to_check_with_and_nowhere_to_write(tmp_path):
         export_onnx(model, tmp_path / "model.onnx", [])
     with pytest.raises(FileNotFoundError, match=r"no folder '.*models'"):
         export_onnx(model, tmp_path / "models" / "model.onnx", X)
+    with pytest.raises(ParameterError, match="is a folder; give the name of a file"):
+        export_onnx(model, tmp_path, X)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("form", [list, tuple, as_images, np.asarray, torch.from_numpy])
+def test_no_more_pictures_are_predicted_than_compared(form, tmp_path, monkeypatch):
+    model = make_pipeline(features(), LogisticRegression(max_iter=2000)).fit(X, TWO)
+    seen = []
+    predict = CNNFeatures.transform
+    monkeypatch.setattr(
+        CNNFeatures, "transform", lambda self, X: (seen.append(len(X)), predict(self, X))[1]
+    )
+    export_onnx(model, tmp_path / "model.onnx", form(X))
+    assert seen == [8]
 
 
 @pytest.mark.parametrize(
@@ -111,6 +126,7 @@ def test_nothing_to_check_with_and_nowhere_to_write(tmp_path):
         (make_pipeline(features(), RandomForestClassifier(n_estimators=2)), "RandomForest"),
         (make_pipeline(features(), SVC(kernel="linear", C=0.1)), "SVC"),
         (make_pipeline(features(crops="ten"), LogisticRegression(max_iter=2000)), "crops"),
+        (make_pipeline(features(), StandardScaler()), "last step is no classifier"),
     ],
 )
 def test_what_has_no_counterpart_is_refused(model, culprit, tmp_path):
