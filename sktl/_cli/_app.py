@@ -10,7 +10,7 @@ import typer
 from sktl import __version__
 from sktl._cli import _options as o
 from sktl._cli._group import CleanGroup
-from sktl._cli._output import check_folder_of, check_output, write_features
+from sktl._cli._output import check_folder, check_folder_of, check_output, write_features
 from sktl.exceptions import BackboneNotFoundError
 
 if TYPE_CHECKING:
@@ -121,7 +121,9 @@ def evaluate(
         list[int],
         typer.Option("--top-k", "-k", min=1, metavar="K", help="Guesses allowed; may be repeated."),
     ] = [1, 5],  # noqa: B006 (typer makes a new list of it)
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the shuffle of the folds.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, max=2**32 - 1, help="Of the shuffle of the folds.")
+    ] = 0,
     errors: Annotated[
         Path | None,
         typer.Option(
@@ -207,6 +209,8 @@ def report(
     quiet: o.Quiet = False,
 ) -> None:
     """Report sizes, damage, darkness, blur and duplicates of pictures, class by class."""
+    if output is not None:
+        check_folder(output)
     images, labels = o.load_pictures(
         folder, listed, exclude, table, path_column, label_column, suffix
     )

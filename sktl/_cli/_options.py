@@ -168,6 +168,13 @@ def check_labels(labels: Any, folds: int) -> None:
     import numpy as np
 
     classes, counts = np.unique(labels, return_counts=True)
+    measured = [
+        label for label in classes.tolist() if isinstance(label, float) and not label.is_integer()
+    ]
+    if measured:
+        raise ParameterError(
+            f"labels must be names or whole numbers; got {', '.join(map(str, measured[:5]))}"
+        )
     if len(classes) < 2:
         raise ParameterError(f"all pictures are of one class, {str(classes[0])!r}")
     if counts.max() < folds:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-__all__ = ["check_folder_of", "check_output", "write_features"]
+__all__ = ["check_folder", "check_folder_of", "check_output", "write_features"]
 
 _NEEDS = {".csv": None, ".parquet": ("pyarrow", "cli"), ".h5": ("h5py", "hdf5")}
 _SAME = {".hdf5": ".h5", ".pq": ".parquet"}
@@ -39,6 +39,12 @@ def check_folder_of(path: Path) -> None:
         raise ParameterError(f"{path} is a folder; give the name of a file")
     if not path.absolute().parent.is_dir():
         raise ParameterError(f"{path}: there is no folder {path.absolute().parent}; make it first")
+
+
+def check_folder(path: Path) -> None:
+    """Raise an error if there is something else than a folder of that name."""
+    if path.exists() and not path.is_dir():
+        raise ParameterError(f"{path} is a file; give the name of a folder")
 
 
 def write_features(

@@ -12,7 +12,7 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from sktl.datasets._duplicates_search import Fingerprints, check_thresholds, find_pairs
+from sktl.datasets._duplicates_search import Fingerprints, check_search, find_pairs
 from sktl.datasets._report_measure import Look, look_at
 from sktl.exceptions import BadImage, BadImageWarning, describe_bad_images
 from sktl.images import as_images
@@ -80,7 +80,7 @@ def near_duplicate_groups(
     >>> near_duplicate_groups([temple, flower, temple.resize((320, 213))])
     array([0, 1, 0])
     """
-    check_thresholds("near_duplicate_groups", max_distance, min_correlation)
+    check_search("near_duplicate_groups", max_distance, min_correlation, n_jobs)
     looks = look_at(as_images(X), n_jobs=n_jobs, progress=bool(verbose))
     _warn_of_broken(looks, "X")
     fingerprints = Fingerprints.from_looks(looks)
@@ -147,7 +147,7 @@ def check_leakage(
     0      1     1  exact
     1      0     0   near
     """
-    check_thresholds("check_leakage", max_distance, min_correlation)
+    check_search("check_leakage", max_distance, min_correlation, n_jobs)
     sets = {"X_train": as_images(X_train), "X_test": as_images(X_test)}
     looks = {
         name: look_at(images, n_jobs=n_jobs, progress=bool(verbose))

@@ -16,7 +16,7 @@ from scipy.ndimage import uniform_filter
 from sktl.datasets._report_measure import THUMB, Look
 from sktl.utils._parameters import ParameterChecks
 
-__all__ = ["Fingerprints", "check_thresholds", "find_pairs", "perceptual_hash"]
+__all__ = ["Fingerprints", "check_search", "find_pairs", "perceptual_hash"]
 
 Positions = npt.NDArray[np.intp]
 
@@ -128,12 +128,13 @@ def _pair_table(
     )
 
 
-def check_thresholds(owner: str, max_distance: Any, min_correlation: Any) -> None:
-    """Raise ParameterError for thresholds that cannot be right."""
+def check_search(owner: str, max_distance: Any, min_correlation: Any, n_jobs: Any) -> None:
+    """Raise ParameterError for thresholds, or a number of threads, that cannot be right."""
     checks = ParameterChecks(owner)
     checks.integer("max_distance", max_distance, minimum=0)
     fits = isinstance(min_correlation, numbers.Real) and 0 < float(min_correlation) <= 1
     checks.that("min_correlation", min_correlation, fits, "a number above 0, at most 1")
+    checks.n_jobs(n_jobs)
     checks.done()
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from sktl.datasets._duplicates import group_duplicates
-from sktl.datasets._duplicates_search import Fingerprints, check_thresholds, find_pairs
+from sktl.datasets._duplicates_search import Fingerprints, check_search, find_pairs
 from sktl.datasets._report_measure import Look, look_at
 from sktl.exceptions import ParameterError
 from sktl.images import ImageCollection, as_images
@@ -221,7 +221,7 @@ def image_report(
        kind  n_pictures            labels
     0  near           2  (flower, temple)
     """
-    check_thresholds("image_report", max_distance, min_correlation)
+    check_search("image_report", max_distance, min_correlation, n_jobs)
     checks = ParameterChecks("image_report")
     thresholds: dict[str, Any] = {"dark": dark, "flat": flat, "blurred": blurred}
     for name, value in thresholds.items():

@@ -306,6 +306,25 @@ def test_evaluate_needs_labels_and_enough_of_them(folder, tmp_path):
     assert "is a folder" in fails("evaluate", folder, "--errors", tmp_path)
     run("evaluate", folder, "--folds", 1, code=2)
     run("evaluate", folder, "--top-k", 0, code=2)
+    run("evaluate", folder, "--seed", 2**32, code=2)
+
+
+def test_evaluate_refuses_measurements_before_the_work(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(CNNFeatures, "fit_transform", None)
+    table = tmp_path / "half.csv"
+    rows = [f"rose/{i:02}.png,{i % 2 + 0.5}\n" for i in range(12)]
+    table.write_text("path,label\n" + "".join(rows))
+    message = fails("evaluate", folder, "--table", table, *NETWORK)
+    assert message == "labels must be names or whole numbers; got 0.5, 1.5"
+
+
+@pytest.mark.parametrize("option", ["--table", "--list"])
+def test_a_list_that_is_no_text(folder, tmp_path, option):
+    foreign = tmp_path / "list.txt"
+    foreign.write_bytes("path,label\nrosé/1.png,x\n".encode("latin-1"))
+    message = fails("evaluate", folder, option, foreign, *NETWORK)
+    assert "in UTF-8" in message
+    assert str(foreign) in message
 
 
 # The image report
@@ -354,6 +373,14 @@ def test_report_names_the_missing_package_first(folder, tmp_path, monkeypatch):
     message = fails("report", folder, "-o", tmp_path / "report")
     assert 'pip install "sktl[plot]"' in message
     assert list(tmp_path.iterdir()) == []
+
+
+def test_report_names_what_cannot_be(folder, tmp_path):
+    output = tmp_path / "report"
+    output.write_text("mine")
+    assert fails("report", folder, "-o", output) == f"{output} is a file; give the name of a folder"
+    assert output.read_text() == "mine"
+    assert "n_jobs must be a number of jobs or None; got 0" in fails("report", folder, "-j", 0)
 
 
 # The store

@@ -203,8 +203,8 @@ def test_looks_without_pixels_have_no_fingerprint():
     np.testing.assert_array_equal(fingerprints.hashes, perceptual_hash(seen.thumb[None]))
 
 
-@pytest.mark.parametrize("wrong", [{"max_distance": -1}, {"min_correlation": 0}])
-def test_wrong_thresholds(photos, wrong):
+@pytest.mark.parametrize("wrong", [{"max_distance": -1}, {"min_correlation": 0}, {"n_jobs": 0}])
+def test_wrong_arguments(photos, wrong):
     name = next(iter(wrong))
     with pytest.raises(ParameterError, match=f"near_duplicate_groups: {name} must be"):
         near_duplicate_groups(photos, **wrong)
