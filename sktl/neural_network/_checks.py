@@ -54,6 +54,8 @@ def check_parameters(estimator: CNNClassifier, phases: Any) -> None:
             network.learning(phase.train)
         except ParameterError as error:
             raise ParameterError(f"{owner}: phases__{name}: {error}") from None
+    if estimator.checkpoint_dir is not None:
+        make_folder(estimator.checkpoint_dir)
 
 
 def are_phases(phases: Any) -> bool:
@@ -117,8 +119,6 @@ def _check_data(estimator: CNNClassifier, checks: ParameterChecks) -> None:
     checks.attempt(_check_random_state, e.random_state)
     fine = e.checkpoint_dir is None or isinstance(e.checkpoint_dir, (str, os.PathLike))
     checks.that("checkpoint_dir", e.checkpoint_dir, fine, "a folder or None")
-    if fine and e.checkpoint_dir is not None:
-        checks.attempt(make_folder, e.checkpoint_dir)
     verbose: Any = e.verbose
     checks.that("verbose", verbose, isinstance(verbose, (np.bool_, numbers.Real)), "a number")
     augmentation: Any = as_augmentation(e.augment)

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import joblib
 import numpy as np
@@ -21,7 +21,7 @@ from sktl.images import ImageCollection, ImageEstimatorMixin
 from sktl.neural_network._build import Built, build, has_trunk, logits_of, preprocessing_of
 from sktl.neural_network._checks import check_parameters
 from sktl.neural_network._fitting import check_without_validation, make_trainer, without_validation
-from sktl.neural_network._parts import classes_of, sample_weights, split, weighted
+from sktl.neural_network._parts import classes_of, groups_of, sample_weights, split, weighted
 from sktl.neural_network._phase_parameters import PhaseParametersMixin
 from sktl.training._data import Pixels, channel_statistics, fill_together
 from sktl.training._history import as_frame, remember
@@ -210,6 +210,9 @@ class CNNClassifier(
     >>> model.set_params(phases__train__lr=0.02).phases
     [('train', Phase(lr=0.02))]
     """
+
+    # Groups that a search gets for its folds are those of the validation part too.
+    __metadata_request__fit: ClassVar[dict[str, bool]] = {"groups": True}
 
     def __init__(
         self,
@@ -467,6 +470,7 @@ class CNNClassifier(
         self._states = {}
         labels = self._read_labels(images, y, reset=True)
         everything = self._labelled(images, labels, sample_weight)
+        groups = groups_of(groups, len(images))
         self._check_pictures(images)
         train, valid = self._split(everything, groups)
         train = weighted(train)
@@ -599,7 +603,8 @@ class CNNClassifier(
             before = self._build(callbacks=False).module.trunk.state_dict()
             built.module.trunk.load_state_dict(before)
         built.load(state)
-        if state is not self._states["final"] and hasattr(built.net, "optimizer_"):
+        is_last = state is self._states["final"] or self.best_epoch_ == len(self.history_)
+        if not is_last and hasattr(built.net, "optimizer_"):
             built.net.optimizer_.state.clear()  # momentum that led elsewhere
 
     def _refit(

@@ -17,9 +17,10 @@ from sklearn.utils.validation import _check_sample_weight, column_or_1d
 
 from sktl.exceptions import ParameterError
 from sktl.training._settings import Labelled
+from sktl.utils._parameters import shown
 from sktl.utils._sklearn import check_class_weight
 
-__all__ = ["classes_of", "of_one_type", "sample_weights", "split"]
+__all__ = ["classes_of", "groups_of", "of_one_type", "sample_weights", "split"]
 
 
 def classes_of(
@@ -175,8 +176,8 @@ def split(
         each class keeps one picture to learn from. Or a splitter, whose first split is taken.
     random_state : int, RandomState instance or None
         Of the share.
-    groups : array-like of shape (n_images,), default=None
-        Which pictures belong together.
+    groups : ndarray of shape (n_images,), default=None
+        Numbers of the groups that pictures belong to.
 
     Returns
     -------
@@ -184,8 +185,6 @@ def split(
         Both in the order of `everything`.
     """
     images, labels, weights = everything.images, everything.labels, everything.weights
-    if groups is not None:
-        groups = _as_groups(groups, len(labels))
     if isinstance(validation, numbers.Real):
         seed = check_random_state(random_state).randint(2**31)
         valid = (
@@ -196,12 +195,12 @@ def split(
         train = np.setdiff1d(np.arange(len(labels)), valid)
     else:
         train, valid = next(iter(validation.split(np.arange(len(labels)), labels, groups)))
-        unseen = np.setdiff1d(labels[valid], labels[train])
+        unseen = np.setdiff1d(labels, labels[train])
         if len(unseen):
             raise ParameterError(
-                f"the first split of validation={validation!r} leaves {len(unseen)} of "
-                f"{len(np.unique(labels))} classes no picture to learn from; shuffle, stratify, or "
-                "pass a share such as 0.2"
+                f"the first split of validation={shown(validation)} leaves {len(unseen)} of "
+                f"{len(np.unique(labels))} classes no picture to learn from; pass another splitter, "
+                "or a share such as 0.2, which leaves each class one"
             )
     train, valid = np.sort(train), np.sort(valid)
     return (
@@ -216,8 +215,10 @@ def split(
     )
 
 
-def _as_groups(groups: Any, n_images: int) -> npt.NDArray[np.intp]:
-    """Numbers of the groups."""
+def groups_of(groups: Any, n_images: int) -> npt.NDArray[np.intp] | None:
+    """Numbers of the groups, if there are any."""
+    if groups is None:
+        return None
     groups = column_or_1d(_whole(groups))
     check_consistent_length(np.empty((n_images, 0)), groups)
     codes, _ = pd.factorize(groups)
@@ -262,15 +263,17 @@ def _share_of_groups(
 ) -> npt.NDArray[np.intp]:
     n_groups = groups.max() + 1
     n_valid = max(1, round(share * n_groups))
-    chosen = np.random.RandomState(seed).permutation(n_groups)[:n_valid]
-    for group in chosen:  # one whose classes are nowhere else is there to learn from
-        others = ~np.isin(groups, chosen)
-        if not np.isin(labels[groups == group], labels[others]).all():
-            chosen = chosen[chosen != group]
-    valid = np.flatnonzero(np.isin(groups, chosen))
-    if not len(valid):
+    is_chosen = np.zeros(n_groups, dtype=bool)
+    for group in np.random.RandomState(seed).permutation(n_groups):
+        if is_chosen.sum() == n_valid:
+            break
+        is_chosen[group] = True
+        others = labels[~is_chosen[groups]]
+        # A group that has the last pictures of a class is there to learn from.
+        is_chosen[group] = np.isin(labels[groups == group], others).all()
+    if not is_chosen.any():
         raise ParameterError(
-            f"validation={share!r} of {n_groups} groups leaves some class no picture to learn "
-            "from; pass validation=None or a pair of pictures and labels"
+            f"validation={share!r} of {n_groups} groups: each has all pictures of some class; "
+            "pass validation=None or a pair of pictures and labels"
         )
-    return valid
+    return np.flatnonzero(is_chosen[groups])

@@ -482,11 +482,11 @@ class CPCFeatures(
         checks.that("patch_augment", augment, known, 'an Augmentation, "color", "light" or None')
         if isinstance(augment, Augmentation):
             augment.check(checks)
-        if self.checkpoint_dir is not None:
-            checks.attempt(make_folder, self.checkpoint_dir)
         checks.attempt(resolve_device, self.device)
         checks.attempt(resolve_store, self.store)
         checks.done()
+        if self.checkpoint_dir is not None:
+            make_folder(self.checkpoint_dir)
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()

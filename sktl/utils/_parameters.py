@@ -11,7 +11,7 @@ import numpy as np
 
 from sktl.exceptions import ParameterError
 
-__all__ = ["ParameterChecks", "suggest"]
+__all__ = ["ParameterChecks", "shown", "suggest"]
 
 _MOST_SHOWN = 300  # characters of a value
 
@@ -23,7 +23,8 @@ def suggest(name: str, known: Iterable[str], n: int = 3) -> str:
     return f" Did you mean {' or '.join(repr(by_lower[c]) for c in close)}?" if close else ""
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """What a value says of itself, cut where it is long."""
     text = repr(value)
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}... (cut)"
 
@@ -75,7 +76,7 @@ class ParameterChecks:
 
     def that(self, name: str, value: Any, holds: bool, rule: str) -> None:
         if not holds:
-            self.wrong.append(f"{name} must be {rule}; got {_shown(value)}.")
+            self.wrong.append(f"{name} must be {rule}; got {shown(value)}.")
 
     def attempt(self, call: Any, *args: Any) -> None:
         """Run a check that raises a ParameterError of its own."""

@@ -509,7 +509,7 @@ def test_groups_are_handed_on_by_searches():
     X, y = pictures(40)
     groups = np.arange(40) // 4
     with sklearn.config_context(enable_metadata_routing=True):
-        model = classifier(validation=GroupKFold(4)).set_fit_request(groups=True)
+        model = classifier(validation=GroupKFold(4))
         scores = cross_val_score(
             model, X, y, cv=GroupKFold(2), params={"groups": groups}, error_score="raise"
         )
@@ -520,16 +520,21 @@ def test_a_group_with_the_only_pictures_of_a_class_is_there_to_learn_from():
     X, _ = pictures(20)
     labels = np.repeat(np.arange(4), 5)
     groups = [*range(15), *[15] * 5]
-    for seed in range(5):
-        train, valid = _parts.split(Labelled(as_images(X), labels, None), 0.9, seed, groups)
+    everything = Labelled(as_images(X), labels, None)
+    for seed in range(20):
+        train, valid = _parts.split(everything, 0.9, seed, np.array(groups))
         assert set(train.labels) == {0, 1, 2, 3}
         assert len(valid.labels)
+        # Groups that are there to learn from are no part of the share.
+        few, kept_back = _parts.split(everything, 0.25, seed, np.array(groups))
+        assert len(few.labels) == 16
+        assert len(kept_back.labels) == 4
 
 
 @pytest.mark.parametrize(
     ("groups", "message"),
     [
-        ([0] * 20, "0.2 of 1 groups leaves some class no picture"),
+        ([0] * 20, "0.2 of 1 groups: each has all pictures of some class"),
         ([0] * 19 + [None], "groups must give each picture a group; that at position 19 has none"),
         ([0] * 19, "inconsistent"),
     ],
@@ -538,6 +543,13 @@ def test_bad_groups_are_named(groups, message):
     X, y = pictures(20)
     with pytest.raises(ValueError, match=message):
         classifier(validation=0.2).fit(X, y, groups=groups)
+
+
+def test_groups_are_checked_before_pictures_are_read():
+    _, y = pictures(20)
+    for validation in (None, 0.2, GroupKFold(2)):
+        with pytest.raises(ValueError, match="inconsistent"):
+            classifier(validation=validation).fit(["missing.jpg"] * 20, y, groups=[0] * 19)
 
 
 def test_callbacks_of_skorch():

@@ -13,7 +13,7 @@ import skorch.callbacks
 import torch
 from sklearn.exceptions import FitFailedWarning, NotFittedError
 from sklearn.metrics import f1_score, roc_auc_score
-from sklearn.model_selection import GridSearchCV, KFold, ShuffleSplit
+from sklearn.model_selection import GridSearchCV, KFold, PredefinedSplit, ShuffleSplit
 from skorch.callbacks import EarlyStopping, EpochScoring, Freezer, GradientNormClipping
 from torch import nn
 
@@ -812,6 +812,9 @@ def test_momentum_that_led_to_other_weights_is_not_carried_on():
         fitted = model(phases=phases, keep=keep).fit(pictures(), y)
         assert fitted.best_epoch_ < 12
         assert bool(fitted.net_.optimizer_.state) == (keep == "final")
+    learning = model(phases=one_phase(epochs=2), keep="best").fit(pictures(), Y)
+    assert learning.best_epoch_ == 2
+    assert learning.net_.optimizer_.state
     best = model(phases=phases).fit(pictures(), y)
     other = best.with_weights("best")
     for one in (best, other):
@@ -838,6 +841,10 @@ def test_area_under_the_curve_in_each_epoch():
 def test_a_splitter_that_leaves_a_class_none_to_learn_from_is_refused():
     with pytest.raises(ParameterError, match="leaves 1 of 2 classes no picture to learn from"):
         model(validation=KFold(2)).fit(pictures(), np.sort(Y))
+    nowhere = PredefinedSplit(np.r_[-np.ones(9, int), np.zeros(9, int), -np.ones(6, int)])
+    nowhere.split = lambda *_: iter([(np.arange(9), np.arange(9, 18))])
+    with pytest.raises(ParameterError, match="leaves 1 of 3 classes"):
+        model(validation=nowhere).fit(pictures(), np.r_[Y[:18], np.full(6, 2)])
 
 
 @pytest.mark.parametrize(
