@@ -15,11 +15,13 @@ import numpy.typing as npt
 
 from sktl.engine._database import among, description_of, is_intact
 from sktl.exceptions import ParameterError
+from sktl.images._digest import Content
 from sktl.utils._optional import import_optional
 
 __all__ = ["read_hdf5", "write_hdf5"]
 
-_FORMAT = "sktl features"
+_FORMAT, _VERSION = "sktl features", 2
+_WHITE = 255, 255, 255
 _STEP = 500
 
 
@@ -48,7 +50,10 @@ def write_hdf5(
                 f"SELECT picture FROM features {which} GROUP BY picture ORDER BY MIN(id)", names
             )
         ]
-        known = dict(db.execute("SELECT digest, path FROM files").fetchall())
+        known = {
+            Content(digest, bool(is_opaque)).on(_WHITE): path
+            for digest, is_opaque, path in db.execute("SELECT digest, is_opaque, path FROM files")
+        }
         paths = [known.get(picture, "") for picture in pictures if picture is not None]
         if labels is not None:
             raise ParameterError("y is given without X; pass the pictures that the labels are of")
@@ -66,7 +71,7 @@ def write_hdf5(
     unfinished = path.with_name(path.name + ".unfinished")
     text = h5py.string_dtype()
     with h5py.File(unfinished, "w") as file:
-        file.attrs["format"], file.attrs["version"] = _FORMAT, 1
+        file.attrs["format"], file.attrs["version"] = _FORMAT, _VERSION
         digests = np.zeros((len(pictures), 20), np.uint8)
         for digest, picture in zip(digests, pictures, strict=True):
             digest[:] = np.frombuffer(picture or bytes(20), np.uint8)
@@ -101,8 +106,10 @@ def read_hdf5(
     except OSError as error:
         raise ParameterError(f"{path}: not an HDF5 file ({error})") from error
     with file:
-        if file.attrs.get("format") != _FORMAT or file.attrs.get("version") != 1:
+        if file.attrs.get("format") != _FORMAT:
             raise ParameterError(f"{path}: not written by FeatureStore.export_hdf5")
+        if file.attrs.get("version") != _VERSION:
+            raise ParameterError(f"{path}: written by another version of sktl, whose keys differ")
         digests = [row.tobytes() for row in file["digests"][:]]
         for name, rows in file["features"].items():
             recipe = file["recipe"][name].asstr()[()]

@@ -400,7 +400,8 @@ class FeatureStore:
         ``features/<name>``           (n, ...) float32 or float16, one data set a layer; NaN
                                       for pictures without an intact row of the layer
         ``labels``                    (n,), if `y` is given
-        ``paths``                     (n,) text; "" where none is known
+        ``paths``                     (n,) text; "" where none is known, as of transparent
+                                      pictures on another background than white
         ``digests``                   (n, 20) uint8, of what the pictures show
         ``recipe/<name>``             JSON text: weights, preprocessing, pooling, precision
         ============================  =====================================================
@@ -410,7 +411,8 @@ class FeatureStore:
         path : str or Path
             The file, overwritten if it is there.
         X : array-like of n pictures, default=None
-            Which pictures, in this order. By default all that the store has.
+            Which pictures, in this order; transparent ones on another background than white as
+            ``as_images(X, background=...)``. By default all that the store has.
         y : array-like of shape (n,), default=None
             Their labels; only with `X`.
         backbone : str, default=None

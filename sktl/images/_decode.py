@@ -35,7 +35,7 @@ __all__ = [
 RGB = tuple[int, int, int]
 _JPEG = b"\xff\xd8\xff"
 # Whose headers say whether they are transparent; a PNG's chunk may also come behind its pixels.
-_OUTSPOKEN = ("PNG", "WEBP", "GIF", "BMP")
+_OUTSPOKEN = ("PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PCX", "PPM", "TGA")
 _SEE_THROUGH = b"tRNS"
 _FORMATS = (
     *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"),

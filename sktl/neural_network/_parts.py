@@ -172,8 +172,9 @@ def split(
     ----------
     everything : Labelled
     validation : float or splitter
-        A share, stratified where there are enough pictures to keep back, or a share of the groups;
-        each class keeps one picture to learn from. Or a splitter, whose first split is taken.
+        A share, stratified where there are enough pictures to keep back, or a share of the groups,
+        of each class in turn; each class keeps one picture to learn from. Or a splitter, whose
+        first split is taken.
     random_state : int, RandomState instance or None
         Of the share.
     groups : ndarray of shape (n_images,), default=None
@@ -199,8 +200,8 @@ def split(
         if len(unseen):
             raise ParameterError(
                 f"the first split of validation={shown(validation)} leaves {len(unseen)} of "
-                f"{len(np.unique(labels))} classes no picture to learn from; pass another splitter, "
-                "or a share such as 0.2, which leaves each class one"
+                f"{len(np.unique(labels))} classes no picture to learn from; pass another "
+                "splitter, or a share such as 0.2, which leaves each class one"
             )
     train, valid = np.sort(train), np.sort(valid)
     return (
@@ -261,19 +262,27 @@ def _share_of_pictures(
 def _share_of_groups(
     labels: npt.NDArray[np.int64], groups: npt.NDArray[np.intp], share: float, seed: int
 ) -> npt.NDArray[np.intp]:
-    n_groups = groups.max() + 1
-    n_valid = max(1, round(share * n_groups))
-    is_chosen = np.zeros(n_groups, dtype=bool)
-    for group in np.random.RandomState(seed).permutation(n_groups):
-        if is_chosen.sum() == n_valid:
-            break
-        is_chosen[group] = True
-        others = labels[~is_chosen[groups]]
+    table = pd.crosstab(groups, labels).to_numpy()  # pictures of each group and class
+    order = np.random.RandomState(seed).permutation(len(table))
+    table = table[order]
+    totals, kept_back = table.sum(axis=0), np.zeros(table.shape[1], int)
+    is_chosen = np.zeros(len(table), dtype=bool)
+    for _ in range(max(1, round(share * len(table)))):
         # A group that has the last pictures of a class is there to learn from.
-        is_chosen[group] = np.isin(labels[groups == group], others).all()
+        left = totals - kept_back
+        may_go = ~is_chosen & ((table == 0) | (table < left)).all(axis=1)
+        if not may_go.any():
+            break
+        # One of the class that fewest are kept back of, as far as there is one.
+        fitting = may_go[:, None] & (table > 0)
+        possible = np.flatnonzero(fitting.any(axis=0))
+        rarest = possible[np.argmin(kept_back[possible] / totals[possible])]
+        chosen = int(fitting[:, rarest].argmax())
+        is_chosen[chosen] = True
+        kept_back += table[chosen]
     if not is_chosen.any():
         raise ParameterError(
-            f"validation={share!r} of {n_groups} groups: each has all pictures of some class; "
+            f"validation={share!r} of {len(table)} groups: each has all pictures of some class; "
             "pass validation=None or a pair of pictures and labels"
         )
-    return np.flatnonzero(is_chosen[groups])
+    return np.flatnonzero(np.isin(groups, order[is_chosen]))

@@ -166,6 +166,10 @@ OPAQUE = [
     ("WEBP", "RGB", {}),
     ("GIF", "P", {}),
     ("BMP", "RGB", {}),
+    ("TIFF", "RGB", {}),
+    ("JPEG2000", "RGB", {}),
+    ("PPM", "RGB", {}),
+    ("TGA", "RGB", {}),
 ]
 TRANSPARENT = [
     ("PNG", lambda: _see_through("RGB"), {}),
@@ -175,6 +179,8 @@ TRANSPARENT = [
     ("GIF", lambda: Image.linear_gradient("L").convert("P"), {"transparency": 128}),
     ("TIFF", lambda: _see_through("RGB"), {}),
     ("ICO", lambda: _see_through("RGB"), {}),
+    ("JPEG2000", lambda: _see_through("RGB"), {}),
+    ("TGA", lambda: _see_through("RGB"), {}),
 ]
 
 

@@ -10,8 +10,9 @@ import time
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
-from sktl import FeatureStore
+from sktl import CNNFeatures, FeatureStore
 from sktl.engine import resolve_store
 from sktl.engine._digests import picture_digests
 from sktl.engine._store import StoredLayer
@@ -374,6 +375,31 @@ def test_everything_is_exported_by_default_and_comes_back(store, digits, tmp_pat
     assert other.verify()["damaged"].sum() == 0
     with h5py.File(path) as file:
         assert sorted(file["features"]) == ["net bottleneck", "net bottleneck 2"]
+
+
+def test_transparent_pictures_keep_their_paths_in_an_export(store, tmp_path):
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for i, path in enumerate(paths):
+        Image.new("RGBA", (20, 20), (9 * i, 0, 0, 128)).save(path)
+    features = CNNFeatures("lenet", weights=None, layer=0, store=store)
+    rows = {b: features.set_params(background=b).fit_transform(paths) for b in ("white", "black")}
+    with h5py.File(store.export_hdf5(tmp_path / "all.h5")) as file:
+        assert file["paths"].asstr()[:].tolist() == [*map(str, paths), "", "", ""]
+    on_black = as_images(paths, background="black")
+    for X, background in ((paths, "white"), (on_black, "black")):
+        with h5py.File(store.export_hdf5(tmp_path / "some.h5", X)) as file:
+            (name,) = file["features"]
+            found = file["features"][name][:].reshape(3, -1)
+        np.testing.assert_array_equal(found, rows[background].reshape(3, -1))
+
+
+def test_an_export_of_another_version_is_refused(store, digits, tmp_path):
+    store.put(LAYER, picture_digests(as_images(digits), store), ROWS[:6])
+    path = store.export_hdf5(tmp_path / "f.h5")
+    with h5py.File(path, "r+") as file:
+        file.attrs["version"] = 1
+    with pytest.raises(ParameterError, match="written by another version of sktl"):
+        store.import_hdf5(path)
 
 
 def test_an_export_of_halves_comes_back_as_halves(tmp_path):

@@ -531,6 +531,17 @@ def test_a_group_with_the_only_pictures_of_a_class_is_there_to_learn_from():
         assert len(kept_back.labels) == 4
 
 
+def test_groups_of_one_class_are_kept_back_of_each_class():
+    X, _ = pictures(120)
+    groups = np.arange(120) // 12
+    labels = groups % 2
+    for seed in range(20):
+        everything = Labelled(as_images(X), labels, None)
+        train, valid = _parts.split(everything, 0.2, seed, groups)
+        assert np.bincount(valid.labels).tolist() == [12, 12]
+        assert not set(groups[train.positions]) & set(groups[valid.positions])
+
+
 @pytest.mark.parametrize(
     ("groups", "message"),
     [
