@@ -29,7 +29,8 @@ from sktl.backbones._feature_network import (
     watch,
 )
 from sktl.backbones._preprocessing import IMAGENET, Preprocessing
-from sktl.backbones._weights import digest_structure, digest_tensors
+from sktl.backbones._structure import digest_structure
+from sktl.backbones._weights import digest_tensors
 from sktl.exceptions import LayerNotFoundError, ParameterError
 from sktl.utils._devices import noise
 from sktl.utils._float32 import full_float32
@@ -282,8 +283,8 @@ class Backbone:
         """Identify what the network computes at some layers, whatever they are called.
 
         Made of the tensors as they are now; of the kinds of its modules, with their options and,
-        for classes of one's own, their source; and of the layers' responses to a fixed random
-        picture.
+        for classes and functions of one's own, their code; and of the layers' responses to two
+        fixed pictures, of noise and of ramps.
 
         Parameters
         ----------
@@ -295,19 +296,23 @@ class Backbone:
         fingerprints : list of str
             SHA-256, in hexadecimal.
         """
-        probe = noise(1, self.preprocessing.size) * 5 - 2.5  # as wide as normalised pictures
+        size = self.preprocessing.size
+        # As wide as normalised pictures. What convolutions make of noise is small numbers only.
+        probes = noise(1, size) * 5 - 2.5, _ramps(size) * 5 - 2.5
         try:
-            responses = self._respond(layers, probe, torch.device("cpu"))
+            responses = [self._respond(layers, probe, torch.device("cpu")) for probe in probes]
         except RuntimeError:  # of what it holds beside its tensors, something is on its device
-            responses = self._respond(layers, probe, None)
+            responses = [self._respond(layers, probe, None) for probe in probes]
         parts_of_it = f"{digest_tensors(self.module)} {digest_structure(self.module)}"
         found = []
-        for response in responses:
+        for of_layer in zip(*responses, strict=True):
             # Few means of few digits: enough to tell networks apart, and alike whatever the order
             # of additions is, which changes with the number of threads.
-            parts = response.flatten().abs().double().tensor_split(16)
-            digits = " ".join(f"{part.mean():.2e}" for part in parts)
-            text = f"{parts_of_it} {tuple(response.shape)} {digits}"
+            text = parts_of_it
+            for response in of_layer:
+                parts = response.flatten().abs().double().tensor_split(16)
+                digits = " ".join(f"{part.mean():.2e}" for part in parts)
+                text += f" {tuple(response.shape)} {digits}"
             found.append(hashlib.sha256(text.encode()).hexdigest())
         return found
 
@@ -425,3 +430,10 @@ class Backbone:
                 f"{self.spec.name} cannot work on pictures of {size} x {size} pixels: {error}. "
                 f"{remedy}"
             ) from error
+
+
+def _ramps(size: int) -> torch.Tensor:
+    """(1, 3, size, size): red from left to right, green downwards, blue from corner to corner."""
+    ramp = torch.linspace(0, 1, size)
+    red, green = torch.meshgrid(ramp, ramp, indexing="xy")
+    return torch.stack([red, green, (red + green) / 2])[None]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import inspect
 import os
 import pickle
 import re
@@ -14,18 +13,15 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from sktl.exceptions import ParameterError, WeightsError
 from sktl.utils._optional import import_optional
-from sktl.utils._sameness import without_addresses
 
 __all__ = [
     "StateDict",
     "digest_file",
-    "digest_structure",
     "digest_tensors",
     "fetch_torch_hub",
     "first_line",
@@ -38,8 +34,6 @@ __all__ = [
 ]
 
 StateDict = OrderedDict[str, torch.Tensor]
-# Their versions are part of what identifies features anyway, or their modules say all.
-_LIBRARIES = ("torch", "torchvision", "timm", "sktl")
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 _REMEDY = (
     'Put the file there, or pass weights="path/to/file.pth" (or .safetensors); '
@@ -77,38 +71,6 @@ def _add_tensor(digest: Any, name: str, tensor: torch.Tensor) -> None:
     values = tensor.detach().cpu().contiguous()
     digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
     digest.update(values.view(-1).view(torch.uint8).numpy() if values.numel() else b"")
-
-
-def digest_structure(module: nn.Module) -> str:
-    """SHA-256 of what a network does with its tensors, as far as that can be read off.
-
-    That is its modules with their options; of classes that come with no library known here, their
-    source and the numbers and words that they hold; and buffers that are not saved.
-    """
-    digest = hashlib.sha256(without_addresses(module).encode())
-    saved, inherited = module.state_dict().keys(), vars(nn.Module()).keys()
-    for name, tensor in module.named_buffers():
-        if name not in saved:
-            _add_tensor(digest, name, tensor)
-    for name, part in module.named_modules():
-        kind = type(part)
-        digest.update(f"{name} {kind.__module__}.{kind.__qualname__}".encode())
-        if kind.__module__.partition(".")[0] in _LIBRARIES:
-            continue
-        with contextlib.suppress(OSError, TypeError):  # typed at a prompt
-            digest.update(inspect.getsource(kind).encode())
-        own = vars(part).keys() - inherited
-        held = {k: vars(part)[k] for k in own if _is_plain(vars(part)[k])}
-        digest.update(without_addresses(sorted(held.items())).encode())
-    return digest.hexdigest()
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether it is a number, a word, a truth value, or a list or table of some."""
-    if isinstance(value, (dict, list)):
-        inner = [*value, *value.values()] if isinstance(value, dict) else value
-        return bool(inner) and all(map(_is_plain, inner))  # empty ones may be filled by running
-    return isinstance(value, (int, float, str, tuple, np.generic))
 
 
 def hash_prefix(url: str) -> str:

@@ -1,12 +1,18 @@
 import copy
+import functools
+import os
 import pickle
+import subprocess
+import sys
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import timm
 import torch
+import torch.nn.functional as F  # noqa: N812
 from sklearn.base import clone
 from sklearn.datasets import load_sample_images
 from torch import nn
@@ -588,3 +594,122 @@ def test_class_attention_reads_patches_before_it_and_the_class_behind_it():
     with torch.inference_mode():
         torch.testing.assert_close(bottleneck, backbone.module.forward_features(x)[:, 0])
     assert block.shape == (1, 192, 196, 1)
+
+
+class Held(nn.Module):
+    """A network of which what it holds is not seen in its modules, tensors and words."""
+
+    def __init__(self, held=None):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 5)
+        self.held = held
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.fill_(0.01)
+
+    def forward(self, x):
+        x = self.stem(x)
+        if isinstance(self.held, (torch.Tensor, np.ndarray)):
+            return x * float(self.held.sum())
+        if isinstance(self.held, SimpleNamespace):
+            return x.clamp(max=self.held.most)
+        return x if self.held is None else self.held(x)
+
+
+class Calls(Held):
+    def forward(self, x):
+        return _helper(self.stem(x))
+
+
+def _helper(x):
+    return x.clamp(max=1e6)
+
+
+def _other_helper(x):
+    return x.clamp(max=2e6)
+
+
+def _clamps(most):
+    def clamp(x):
+        return x.clamp(max=most)
+
+    return clamp
+
+
+def _hooked(most):
+    network = Held()
+    network.stem.register_forward_hook(lambda module, inputs, output: output.clamp(max=most))
+    return network
+
+
+def _patched(most):
+    network = Held()
+    network.forward = lambda x: network.stem(x).clamp(max=most)
+    return network
+
+
+# Limits that no probe meets.
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda most: Held([F.relu6, F.relu][most > 1e6]),
+        lambda most: Held([lambda x: x.clamp(max=1e6), lambda x: x.clamp(max=2e6)][most > 1e6]),
+        lambda most: Held(_clamps(most)),
+        lambda most: Held(functools.partial(torch.clamp, max=most)),
+        lambda most: Held(SimpleNamespace(most=most)),
+        lambda most: Held(torch.tensor([1.0, 1 + most * 1e-12])),
+        lambda most: Held(np.array([1.0, 1 + most * 1e-12])),
+        _hooked,
+        _patched,
+    ],
+    ids=[
+        *("function", "lambda", "closure", "partial", "object", "tensor", "array", "hook"),
+        "forward",
+    ],
+)
+def test_what_a_network_holds_tells_it_apart(make):
+    found = [
+        Backbone(make(most), preprocessing=AT_32).fingerprints([0])[0] for most in (1e6, 2e6, 1e6)
+    ]
+    assert found[0] == found[2] != found[1]
+
+
+def test_functions_that_a_network_calls_tell_it_apart(monkeypatch):
+    found = []
+    for helper in (_helper, _other_helper, _helper):
+        monkeypatch.setitem(globals(), "_helper", helper)
+        found += Backbone(Calls(), preprocessing=AT_32).fingerprints([0])
+    assert found[0] == found[2] != found[1]
+
+
+def test_a_fingerprint_is_the_same_in_another_process(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import functools, torch\n"
+        "from torch import nn\n"
+        "from sktl.backbones import Backbone, Preprocessing\n"
+        "KNOWN = {'a', 'b', 'c', 'd'}\n"
+        "def clamp(x, most): return x.clamp(max=most) if 'a' in KNOWN else x\n"
+        "class Net(nn.Module):\n"
+        "    names = {'relu', 'gelu', 'silu'}\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.c, self.f = nn.Conv2d(3, 4, 3), functools.partial(clamp, most=3)\n"
+        "        self.lock = object()\n"
+        "        nn.init.constant_(self.c.weight, .1); nn.init.zeros_(self.c.bias)\n"
+        "    def forward(self, x):\n"
+        "        return self.f(self.c(x)) if 'relu' in {'relu', 'gelu', 'x'} else x\n"
+        "backbone = Backbone(Net(), preprocessing=Preprocessing(size=16, resize=16))\n"
+        "print(backbone.fingerprints([0])[0])\n"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "mine.py"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(found) == 1
