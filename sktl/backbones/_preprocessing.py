@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import numbers
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -34,7 +35,8 @@ class Preprocessing:
     Raises
     ------
     ParameterError
-        For a `size` that the resized picture does not have, or an unknown interpolation.
+        For a `size` that the resized picture does not have, an unknown interpolation, or what
+        cannot be a mean or a deviation.
 
     Examples
     --------
@@ -64,13 +66,27 @@ mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
             raise ParameterError(
                 f"interpolation must be one of {known}; got {self.interpolation!r}"
             )
+        for name, low in (("mean", -math.inf), ("std", 0.0)):
+            values: Any = getattr(self, name)
+            fits = isinstance(values, (tuple, list)) and len(values) == 3
+            if not (fits and all(_is_number(value) and low < value for value in values)):
+                rule = "finite numbers" if name == "mean" else "finite numbers above 0"
+                raise ParameterError(f"{name} must be three {rule}; got {values!r}")
+            object.__setattr__(self, name, tuple(map(float, values)))
 
     def at_size(self, size: int | None) -> Preprocessing:
-        """The same for another input size, with the share that the crop keeps unchanged."""
+        """The same for another input size, with the share that the crop keeps unchanged.
+
+        The length that is resized to is rounded down, as timm does.
+        """
         if size is None or size == self.size:
             return self
-        resize = max(size, round(size * self.resize / self.size))
+        resize = max(size, size * self.resize // self.size)
         return dataclasses.replace(self, size=int(size), resize=resize)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and math.isfinite(value)
 
 
 IMAGENET = Preprocessing()

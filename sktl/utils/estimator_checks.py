@@ -467,8 +467,8 @@ def check_grid_search(estimator: Any) -> None:
 def _grid(model: Any) -> dict[str, list[Any]]:
     if "logisticregression__C" in model.get_params():
         return {"logisticregression__C": [0.1, 10.0]}
-    (name,) = (name for name in model.get_params() if name.rpartition("__")[2] == "batch_size")
-    return {name: [4, 8]}
+    names = [name for name in model.get_params() if name.rpartition("__")[2] == "batch_size"]
+    return {name: [4, 8] for name in names[:1]}
 
 
 def check_stacking(estimator: Any) -> None:
