@@ -194,7 +194,9 @@ class CNNClassifier(
     Notes
     -----
     A pickle holds what training changed, not the pretrained weights of a network given by name.
-    torch's global random generators are left as they were.
+    torch's global random generators are left as they were. Fits at once in several threads of one
+    process share them, so that first weights and dropout do not follow `random_state` there; in
+    several processes, such as joblib's workers, they do.
 
     Examples
     --------
