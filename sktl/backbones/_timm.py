@@ -15,6 +15,7 @@ from sktl.backbones._backbone import Backbone, BackboneSpec
 from sktl.backbones._imagenet import imagenet_class_names
 from sktl.backbones._preprocessing import Preprocessing
 from sktl.backbones._weights import (
+    differences,
     digest_file,
     digest_tensors,
     fetch_torch_hub,
@@ -85,29 +86,34 @@ def build_timm(architecture: str, *, random_state: int = 0, **options: Any) -> n
 
 def _build_with_file(timm: Any, full_name: str, path: Path, name: str) -> nn.Module:
     """The network with the weights in a file, which may be of any number of classes."""
-    tensors = read_tensors(path)  # also refuses what is damaged, before timm sees it
+    tensors = read_tensors(path)
     classifier = getattr(timm.get_pretrained_cfg(full_name), "classifier", None)
     head = classifier[0] if isinstance(classifier, tuple) else classifier
     weight = tensors.get(f"{head}.weight")
     options = {} if weight is None else {"num_classes": len(weight)}
-    overlay = {"file": str(path), "custom_load": False, **options}
+    overlay = {"state_dict": tensors, "custom_load": False, **options}
 
     def build(random_state: int) -> nn.Module:
         # timm's own loader knows the older names of every architecture.
-        return build_timm(
+        module = build_timm(
             full_name,
             random_state=random_state,
             pretrained=True,
             pretrained_cfg_overlay=overlay,
             **options,
         )
+        config: Any = module.pretrained_cfg
+        config.pop("state_dict", None)  # a second copy of all tensors
+        return module
 
     wrong = f"{name} from {path}: the weights belong to another network"
     try:
         module = build(0)
     # On foreign names timm's loaders stumble in many ways.
     except Exception as error:
-        raise WeightsError(f"{wrong}: {first_line(error)}") from error
+        own = build_timm(full_name, **options).state_dict()
+        reason = differences(own, tensors) or first_line(error)
+        raise WeightsError(f"{wrong}. {reason}") from error
     # For some architectures timm tolerates missing tensors and leaves them random.
     complete = module.state_dict().keys() <= tensors.keys()
     if not complete and digest_tensors(module) != digest_tensors(build(1)):

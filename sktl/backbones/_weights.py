@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import pickle
 import re
 import urllib.request
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from sktl.utils._optional import import_optional
 
 __all__ = [
     "StateDict",
+    "differences",
     "digest_file",
     "digest_tensors",
     "fetch_torch_hub",
@@ -46,7 +48,7 @@ def seeded(random_state: int) -> Iterator[None]:
     """Seed torch's CPU generator, and put it back; the generators of GPUs are left alone."""
     generator = torch.default_generator
     before = generator.get_state()
-    generator.manual_seed(random_state)
+    generator.manual_seed(int(random_state))
     try:
         yield
     finally:
@@ -60,16 +62,43 @@ def digest_file(path: str | os.PathLike[str]) -> str:
 
 
 def digest_tensors(module: nn.Module) -> str:
-    """SHA-256 of the names, shapes, dtypes and values of all parameters and buffers."""
+    """SHA-256 of the names, shapes, dtypes and values of all parameters and buffers.
+
+    Also of what modules save beside them as their extra state.
+    """
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        _add_tensor(digest, name, tensor)
+    for name, value in sorted(module.state_dict().items()):
+        if isinstance(value, torch.Tensor):
+            _add_tensor(digest, name, value)
+        else:
+            digest.update(f"{name} ".encode() + _pickled(value))
     return digest.hexdigest()
+
+
+class _Pickler(pickle.Pickler):
+    """Pickles that are alike for equal things: tensors by their digests."""
+
+    def persistent_id(self, value: Any) -> str | None:
+        if not isinstance(value, torch.Tensor):
+            return None
+        digest = hashlib.sha256()
+        _add_tensor(digest, "", value)
+        return digest.hexdigest()
+
+
+def _pickled(value: Any) -> bytes:
+    file = io.BytesIO()
+    pickler = _Pickler(file)
+    pickler.fast = True  # without references to what came before, by which equal things differ
+    pickler.dump(value)
+    return file.getvalue()
 
 
 def _add_tensor(digest: Any, name: str, tensor: torch.Tensor) -> None:
     values = tensor.detach().cpu().contiguous()
     digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
+    if values.is_quantized:
+        values = values.dequantize()
     digest.update(values.view(-1).view(torch.uint8).numpy() if values.numel() else b"")
 
 
@@ -130,11 +159,11 @@ def local_file(weights: str | os.PathLike[str]) -> Path | None:
     return path.absolute()
 
 
-def read_tensors(path: str | os.PathLike[str]) -> StateDict:
+def read_tensors(path: str | os.PathLike[str], own: Collection[str] = ()) -> StateDict:
     """The state dict in a .safetensors or torch file; no code in the file is run.
 
     Wrappers that training scripts add (``{"state_dict": ...}``, ``module.``, ``_orig_mod.``) are
-    taken off.
+    taken off, but for those in the network's `own` names.
 
     Raises
     ------
@@ -167,7 +196,11 @@ def read_tensors(path: str | os.PathLike[str]) -> StateDict:
         and all(isinstance(value, torch.Tensor) for value in content.values())
     ):
         raise WeightsError(f"{path} does not hold a state dict (names and tensors)")
-    return renamed(content, lambda name: re.sub(r"^(module\.|_orig_mod\.)+", "", name))
+    wrapper = re.compile(r"^(module|_orig_mod)\.")
+    tensors = renamed(content, str)
+    while not set(tensors) <= set(own) and any(map(wrapper.match, tensors)):
+        tensors = renamed(tensors, lambda name: wrapper.sub("", name))
+    return tensors
 
 
 def renamed(tensors: Mapping[str, torch.Tensor], rename: Callable[[str], str]) -> StateDict:
@@ -196,7 +229,7 @@ def load_tensors(module: nn.Module, tensors: StateDict, what: str) -> None:
     # Files from before 2018 have no counters; torch fills them in.
     counters = {name for name in own if name.endswith("num_batches_tracked")}
     refusal = WeightsError(
-        f"{what}: the weights belong to another network. {_differences(own, tensors)}"
+        f"{what}: the weights belong to another network. {differences(own, tensors)}"
     )
     # Before the network sees them: MNASNet rebuilds itself for what looks like an old file.
     if own.keys() - counters != tensors.keys() - counters:
@@ -207,7 +240,7 @@ def load_tensors(module: nn.Module, tensors: StateDict, what: str) -> None:
         raise refusal from error
 
 
-def _differences(own: Mapping[str, Any], tensors: Mapping[str, Any]) -> str:
+def differences(own: Mapping[str, Any], tensors: Mapping[str, Any]) -> str:
     """What keeps tensors from their places, by the first names of each kind."""
     shapes = [
         f"{name} {tuple(tensors[name].shape)} instead of {tuple(own[name].shape)}"

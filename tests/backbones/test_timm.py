@@ -229,6 +229,38 @@ def test_the_weights_of_another_network_are_refused(name, tmp_path):
         load_backbone(f"timm/{name}", tmp_path / "other.pth")
 
 
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+def test_of_the_sets_in_a_checkpoint_the_one_that_is_read_everywhere_is_loaded(name, tmp_path):
+    net = build_timm(name, random_state=7, num_classes=7)
+    averaged = {key: tensor * 2 for key, tensor in build_timm(name).state_dict().items()}
+    torch.save({"state_dict": net.state_dict(), "state_dict_ema": averaged}, tmp_path / "a.pth")
+    backbone = load_backbone(f"timm/{name}", tmp_path / "a.pth")
+    assert digest_tensors(backbone.module) == digest_tensors(net)
+    torch.save({"model_state_dict": net.state_dict()}, tmp_path / "b.pth")
+    backbone = load_backbone(f"timm/{name}", tmp_path / "b.pth")
+    assert digest_tensors(backbone.module) == digest_tensors(net)
+    assert "state_dict" not in backbone.module.pretrained_cfg
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda tensors: tensors.pop("bn1.bias"), r"missing 1 \(bn1\.bias\)$"),
+        (lambda tensors: tensors.update(a=torch.ones(1)), r"unknown 1 \(a\)$"),
+        (
+            lambda tensors: tensors.update({"bn1.bias": torch.ones(2)}),
+            r"wrong shape 1 \(bn1\.bias \(2,\) instead of",
+        ),
+    ],
+)
+def test_a_refusal_says_what_differs(change, told, tmp_path):
+    tensors = build_timm("test_resnet").state_dict()
+    change(tensors)
+    torch.save(tensors, tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match=rf"another network\. {told}"):
+        load_backbone("timm/test_resnet", tmp_path / "a.pth")
+
+
 def test_what_timm_would_leave_random_is_refused(tmp_path):
     tensors = build_timm("dla46_c").state_dict()
     incomplete = {k: v for k, v in tensors.items() if not k.startswith("level3.")}

@@ -1,3 +1,4 @@
+import copy
 import hashlib
 import pickle
 import time
@@ -74,6 +75,25 @@ def test_prefixes_of_wrappers_are_taken_off(tmp_path, prefix):
 def test_a_module_called_module_inside_the_network_keeps_its_name(tmp_path):
     torch.save({"body.module.weight": torch.ones(1)}, tmp_path / "a.pth")
     assert list(read_tensors(tmp_path / "a.pth")) == ["body.module.weight"]
+
+
+class Wrapped(nn.Module):
+    """Calls a part of its own as the wrappers do."""
+
+    def __init__(self, seed=0):
+        super().__init__()
+        self.module = nn.Sequential(small(seed), Versioned(2, 2))
+        self.weight = nn.Parameter(torch.full((1,), float(seed)))
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda net: net, nn.DataParallel, lambda net: nn.DataParallel(nn.DataParallel(net))]
+)
+def test_names_of_the_network_itself_are_no_wrappers(tmp_path, wrap):
+    net, again = Wrapped(1), Wrapped()
+    torch.save(wrap(net).state_dict(), tmp_path / "a.pth")
+    load_tensors(again, read_tensors(tmp_path / "a.pth", again.state_dict()), "net")
+    assert_same_tensors(again.state_dict(), net)
 
 
 @pytest.mark.parametrize("wrap", [lambda net: net, nn.DataParallel])
@@ -218,6 +238,38 @@ def test_digests_of_unusual_tensors():
     before = digest_tensors(net)
     net.flag = torch.tensor(False)
     assert digest_tensors(net) != before
+
+
+class Extra(nn.Module):
+    def __init__(self, state):
+        super().__init__()
+        self.state = state
+
+    def get_extra_state(self):
+        return self.state
+
+
+def test_digests_of_extra_state():
+    def state(word="mean", number=1.0):
+        word = "".join(list(word))  # another object every time
+        return {"kinds": [word, word], "scale": (torch.tensor([number]), 3)}
+
+    digest = digest_tensors(Extra(state()))
+    assert digest == digest_tensors(Extra({"kinds": ["mean", "".join("mean")], **state()}))
+    assert digest == digest_tensors(copy.deepcopy(Extra(state())))
+    assert digest != digest_tensors(Extra(state(word="sum")))
+    assert digest != digest_tensors(Extra(state(number=2.0)))
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+def test_digests_of_quantised_tensors():
+    def quantised(scale):
+        net = nn.Module()
+        net.register_buffer("a", torch.quantize_per_tensor(torch.ones(3), scale, 0, torch.qint8))
+        return net
+
+    assert digest_tensors(quantised(0.1)) == digest_tensors(quantised(0.1))
+    assert digest_tensors(quantised(0.1)) != digest_tensors(quantised(0.3))
 
 
 def test_digest_of_a_file(tmp_path):
