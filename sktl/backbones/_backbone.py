@@ -34,7 +34,7 @@ from sktl.backbones._weights import digest_tensors
 from sktl.exceptions import LayerNotFoundError, ParameterError
 from sktl.utils._devices import noise
 from sktl.utils._float32 import full_float32
-from sktl.utils._parameters import suggest
+from sktl.utils._parameters import ParameterChecks, suggest
 
 __all__ = ["Backbone", "BackboneSpec", "Stage"]
 
@@ -134,6 +134,7 @@ class Backbone:
         preprocessing: Preprocessing | None = None,
         name: str | None = None,
     ) -> None:
+        _check_parts(module, spec, preprocessing)
         if spec is None:
             spec = BackboneSpec(
                 name or type(module).__name__.lower(), "module", "module", digest_tensors(module)
@@ -246,6 +247,9 @@ class Backbone:
         ParameterError
             If the network cannot work at that size.
         """
+        checks = ParameterChecks("shapes")
+        checks.integer("size", size, minimum=1, optional=True)
+        checks.done()
         return [shape for _, shape in self._plan(layers, size)]
 
     def feature_network(
@@ -411,7 +415,7 @@ class Backbone:
 
     def _dry_run(self, run: Callable[[torch.Tensor], T], size: int | None = None) -> T:
         own_size = self.preprocessing.size
-        size = size or own_size
+        size = own_size if size is None else size
         try:
             return dry_run(self._whole, size, run)
         except TapError as error:
@@ -437,3 +441,15 @@ def _ramps(size: int) -> torch.Tensor:
     ramp = torch.linspace(0, 1, size)
     red, green = torch.meshgrid(ramp, ramp, indexing="xy")
     return torch.stack([red, green, (red + green) / 2])[None]
+
+
+def _check_parts(module: Any, spec: Any, preprocessing: Any) -> None:
+    is_module = isinstance(module, nn.Module) and not isinstance(module, torch.jit.ScriptModule)
+    rule = "an nn.Module, not one of TorchScript; load_backbone gives networks by name"
+    checks = ParameterChecks("Backbone")
+    checks.that("module", module, is_module, rule)
+    is_spec = spec is None or isinstance(spec, BackboneSpec)
+    checks.that("spec", spec, is_spec, "a BackboneSpec or None")
+    is_known = preprocessing is None or isinstance(preprocessing, Preprocessing)
+    checks.that("preprocessing", preprocessing, is_known, "a Preprocessing or None")
+    checks.done()

@@ -30,7 +30,7 @@ from sktl.backbones._weights import (
     seeded,
 )
 from sktl.exceptions import BackboneNotFoundError, ParameterError, WeightsError
-from sktl.utils._parameters import suggest
+from sktl.utils._parameters import ParameterChecks, suggest
 from sktl.utils._sameness import file_state
 
 __all__ = ["clear_loaded", "list_backbones", "load_backbone", "register_backbone"]
@@ -90,6 +90,9 @@ def list_backbones(filter: str = "*", *, source: str | None = None) -> list[str]
             f"source must be one of {list(listings)} or None; got {source!r}."
             f"{suggest(str(source), listings)}"
         )
+    checks = ParameterChecks("list_backbones")
+    checks.that("filter", filter, isinstance(filter, str), 'a pattern, as in "*resnet*"')
+    checks.done()
     pattern = filter.lower()
     return [
         name
@@ -135,6 +138,13 @@ def register_backbone(
     >>> list_backbones("my_*")
     ['my_net']
     """
+    is_function = callable(build) and not isinstance(build, nn.Module)
+    is_known = isinstance(preprocessing, Preprocessing)
+    checks = ParameterChecks("register_backbone")
+    checks.that("name", name, isinstance(name, str) and name != "", "a word")
+    checks.that("build", build, is_function, "a function that returns the network")
+    checks.that("preprocessing", preprocessing, is_known, "a sktl.backbones.Preprocessing")
+    checks.done()
     taken = (*PACKAGED, *list_scratch(), *list_torchvision())
     if name in taken or name.startswith("timm/"):
         raise ParameterError(f"the name {name!r} belongs to another source; choose another one")
@@ -179,7 +189,7 @@ def load_backbone(
     BackboneNotFoundError
         If there is no such network.
     ParameterError
-        If weights are given for a network that is not given by name.
+        If weights are given for a network that is not given by name, or a seed or size cannot be.
     WeightsError
         If the weights cannot be had or do not fit. Random weights never stand in for them.
 
@@ -204,6 +214,10 @@ def load_backbone(
             "a backbone is a name, an nn.Module, a Backbone or a fitted estimator; got "
             f"{type(name).__name__}"
         )
+    checks = ParameterChecks("load_backbone")
+    checks.integer("random_state", random_state, minimum=0)
+    checks.integer("image_size", image_size, minimum=1, optional=True)
+    checks.done()
     loader = _loader(name)
     with _LOCK:
         key: tuple[Any, ...] = (
@@ -260,12 +274,14 @@ def _network_of(estimator: BaseEstimator) -> Backbone:
 
 
 def _from_module(module: nn.Module) -> Backbone:
-    copied = copy.deepcopy(module).requires_grad_(False)
-    if hasattr(copied, "pretrained_cfg") and hasattr(copied, "forward_features"):
+    preprocessing = None
+    if hasattr(module, "pretrained_cfg") and hasattr(module, "forward_features"):
         from sktl.backbones._timm import preprocessing_of
 
-        return Backbone(copied, preprocessing=preprocessing_of(copied, type(module).__name__))
-    return Backbone(copied)
+        preprocessing = preprocessing_of(module, type(module).__name__)
+    backbone = Backbone(copy.deepcopy(module), preprocessing=preprocessing)
+    backbone.module.requires_grad_(False)
+    return backbone
 
 
 def _loader(name: str) -> Callable[[str, Any, int], Backbone]:
@@ -299,13 +315,18 @@ def _load_registered(
     entry = _REGISTERED[name]
     with seeded(random_state):
         module = entry.build()
+    if not isinstance(module, nn.Module):
+        raise ParameterError(
+            f"what was registered as {name!r} builds no nn.Module but {module!r}; "
+            "register_backbone takes a function that returns the network"
+        )
     digest, label = None, None
     if weights is not None:
         label = "default" if os.fspath(weights) == "default" else os.fspath(weights)
         wanted = entry.weights if label == "default" else weights
         path = None if wanted is None else local_file(wanted)
         if path is not None:
-            load_tensors(module, read_tensors(path), f"{name} from {path}")
+            load_tensors(module, read_tensors(path, module.state_dict()), f"{name} from {path}")
             digest = digest_file(path)
         elif label != "default":
             raise WeightsError(

@@ -33,7 +33,7 @@ def load_scratch(
 ) -> Backbone:
     """A network with random weights, or those of a local file."""
     build, usual_size = SCRATCH[name]
-    size = image_size or usual_size
+    size = usual_size if image_size is None else int(image_size)
     with seeded(random_state):
         module = build(size)
     digest = None

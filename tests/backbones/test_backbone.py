@@ -153,6 +153,30 @@ def test_shapes_at_another_size():
     assert backbone.shapes(["bottleneck"]) == [(512, 7, 7)]
 
 
+@pytest.mark.parametrize("size", [0, -5, "a", 1.5])
+def test_sizes_are_whole_numbers(size):
+    with pytest.raises(ParameterError, match="size must be an integer of at least 1 or None"):
+        load_backbone("resnet18", None).shapes(["bottleneck"], size=size)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wrong"),
+    [
+        ((5,), "module must be an nn.Module.*got 5"),
+        (("resnet18",), "load_backbone gives networks by name; got 'resnet18'"),
+        ((nn.ReLU(), "x"), "spec must be a BackboneSpec or None; got 'x'"),
+    ],
+)
+def test_what_is_no_network(arguments, wrong):
+    with pytest.raises(ParameterError, match=wrong):
+        Backbone(*arguments)
+
+
+def test_preprocessing_of_another_kind():
+    with pytest.raises(ParameterError, match="preprocessing must be a Preprocessing or None"):
+        Backbone(nn.ReLU(), preprocessing={"size": 32})
+
+
 def test_a_size_that_a_network_cannot_take():
     with pytest.raises(
         ParameterError, match=r"vit cannot work on pictures of 65 x 65 pixels.*Its own size is 32"

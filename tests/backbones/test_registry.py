@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 from torchvision import models
 
 from sktl.backbones import (
@@ -99,6 +100,58 @@ def test_other_things_are_no_backbones(name):
 def test_weights_that_are_neither_words_nor_paths(weights):
     with pytest.raises(ParameterError, match="weights must be a string, a path or None"):
         load_backbone("resnet18", weights)
+
+
+@pytest.mark.parametrize("random_state", [None, np.random.RandomState(0), "a", 1.5, [1], -1])
+def test_seeds_are_whole_numbers(random_state):
+    with pytest.raises(ParameterError, match="random_state must be an integer of at least 0; got"):
+        load_backbone("lenet", None, random_state=random_state)
+
+
+def test_a_seed_of_numpy_is_that_number():
+    assert load_backbone("lenet", None, random_state=np.uint32(3)).spec == (
+        load_backbone("lenet", None, random_state=3).spec
+    )
+
+
+@pytest.mark.parametrize("image_size", [0, -1, "a", 5.5, (28, 28)])
+def test_sizes_are_whole_numbers(image_size):
+    with pytest.raises(ParameterError, match="image_size must be an integer of at least 1 or None"):
+        load_backbone("lenet", None, image_size=image_size)
+
+
+def test_a_filter_is_a_pattern():
+    with pytest.raises(ParameterError, match=r"filter must be a pattern.*got None"):
+        list_backbones(None)
+
+
+@pytest.mark.parametrize(
+    ("name", "build", "more", "wrong"),
+    [
+        (5, small, {}, "name must be a word; got 5"),
+        ("my_net", 3, {}, "build must be a function that returns the network; got 3"),
+        ("my_net", nn.ReLU(), {}, r"build must be a function .*; got ReLU\(\)"),
+        ("my_net", small, {"preprocessing": {"size": 32}}, "preprocessing must be a sktl"),
+    ],
+)
+def test_what_cannot_be_registered(name, build, more, wrong):
+    with pytest.raises(ParameterError, match=wrong):
+        register_backbone(name, build, **more)
+    assert list_backbones(source="registered") == []
+
+
+def test_a_function_that_returns_no_network():
+    register_backbone("my_net", lambda: 3)
+    with pytest.raises(ParameterError, match=r"'my_net' builds no nn\.Module but 3"):
+        load_backbone("my_net")
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+@pytest.mark.parametrize("wrap", [Backbone, load_backbone])
+def test_networks_of_torchscript_are_refused(wrap):
+    script = torch.jit.trace(random_small(), torch.zeros(1, 3, 8, 8))
+    with pytest.raises(ParameterError, match=r"an nn\.Module, not one of TorchScript"):
+        wrap(script)
 
 
 SOURCES = ["squeezenet1_1", "timm/test_vit", "efficientnet_lite0", "my_net"]
@@ -219,6 +272,14 @@ def test_a_registered_network_with_other_weights(tmp_path):
         load_backbone("my_net", tmp_path / "c.pth")
     with pytest.raises(WeightsError, match="my_net has no weights 'v2'"):
         load_backbone("my_net", "v2")
+
+
+def test_a_registered_network_loads_its_own_names(tmp_path):
+    register_backbone("my_net", lambda: AveragedModel(small()))
+    net = AveragedModel(small(1))
+    torch.save(net.state_dict(), tmp_path / "a.pth")
+    backbone = load_backbone("my_net", tmp_path / "a.pth")
+    assert digest_tensors(backbone.module) == digest_tensors(net)
 
 
 def test_registering_again_replaces():
