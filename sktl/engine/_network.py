@@ -15,6 +15,7 @@ import torch
 from sktl.backbones import Backbone, BackboneSpec, Preprocessing, load_backbone
 from sktl.backbones._feature_network import replicate
 from sktl.backbones._registry import is_registered, weights_key
+from sktl.backbones._scratch import list_scratch
 from sktl.exceptions import WeightsError
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class Network:
         As in :func:`sktl.backbones.load_backbone`.
     store : FeatureStore or None
         Where the facts are remembered.
+    image_size : int or None, default=None
+        As in :func:`sktl.backbones.load_backbone`.
 
     Attributes
     ----------
@@ -44,8 +47,17 @@ class Network:
         itself knows it.
     """
 
-    def __init__(self, backbone: Any, weights: Any, store: FeatureStore | None) -> None:
+    def __init__(
+        self,
+        backbone: Any,
+        weights: Any,
+        store: FeatureStore | None,
+        image_size: int | None = None,
+    ) -> None:
         self._backbone, self._weights, self.store = backbone, weights, store
+        # Of the others, all sizes share what is known.
+        is_made_for_it = isinstance(backbone, str) and backbone in list_scratch()
+        self._image_size = image_size if is_made_for_it else None
         self.alias = self._find_alias()
         known = store.network(self.alias) if store is not None and self.alias else None
         self._known: dict[str, Any] = known or {}
@@ -68,7 +80,7 @@ class Network:
     def load(self) -> Backbone:
         """The backbone itself."""
         if self._loaded is None:
-            self._loaded = load_backbone(self._backbone, self._weights)
+            self._loaded = load_backbone(self._backbone, self._weights, image_size=self._image_size)
             if self._known.get("spec", {}).get("digest") not in (None, self._loaded.spec.digest):
                 if self.store is not None and self.alias:
                     self.store.remember_network(self.alias, {})
@@ -150,8 +162,8 @@ class Network:
         if not isinstance(self._backbone, str) or is_registered(self._backbone):
             return None
         versions = [_version(package) for package in ("sktl", "torch", "torchvision", "timm")]
-        parts = json.dumps([self._backbone, weights_key(self._weights), versions], default=str)
-        return hashlib.sha256(parts.encode()).hexdigest()
+        parts = [self._backbone, weights_key(self._weights), versions, self._image_size]
+        return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()
 
 
 @functools.cache

@@ -360,7 +360,7 @@ class CNNFeatures(PortableMixin, ImageEstimatorMixin, TransformerMixin, BaseEsti
         return features
 
     def _network(self) -> Network:
-        return Network(self.backbone, self.weights, resolve_store(self.store))
+        return Network(self.backbone, self.weights, resolve_store(self.store), self.image_size)
 
     def _recipe(self) -> Recipe:
         return Recipe(self._layers(), self.pooling, self.image_size, self.crops, self.precision)

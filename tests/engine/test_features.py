@@ -267,7 +267,7 @@ def test_hits_do_not_load_the_network(store, monkeypatch):
     expected = features.fit_transform(X)
     names = features.get_feature_names_out()
     monkeypatch.setattr(
-        "sktl.engine._network.load_backbone", lambda *_: pytest.fail("the network is loaded")
+        "sktl.engine._network.load_backbone", lambda *_, **__: pytest.fail("the network is loaded")
     )
     again = CNNFeatures("resnet18", weights=None, image_size=32, store=store)
     np.testing.assert_array_equal(again.fit_transform(X), expected)

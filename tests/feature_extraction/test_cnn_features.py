@@ -130,7 +130,7 @@ def test_bad_files_are_found_before_the_network_is_loaded(tmp_path, monkeypatch)
     (tmp_path / "text.jpg").write_text("no picture")
     X = [tmp_path / "empty.jpg", tmp_path / "text.jpg", tmp_path / "missing.jpg"]
     monkeypatch.setattr(
-        "sktl.engine._network.load_backbone", lambda *_: pytest.fail("the network is loaded")
+        "sktl.engine._network.load_backbone", lambda *_, **__: pytest.fail("the network is loaded")
     )
     for method in ("fit", "fit_transform"):
         with pytest.raises(ImageDecodeError) as caught:
@@ -298,3 +298,19 @@ def test_other_weights_under_the_same_name_are_noticed(tmp_path):
         use = getattr(estimator, "transform", None) or estimator.predict
         with pytest.raises(WeightsError, match="are not those of the fit"):
             use(images)
+
+
+@pytest.mark.parametrize("store", [None, "memory"])
+def test_a_network_made_for_one_size_is_made_for_the_size_that_is_asked_for(store):
+    for size in (64, 32):
+        features = CNNFeatures(
+            "lenet",
+            weights=None,
+            image_size=size,
+            layer="penultimate",
+            store=store,
+            precision="exact",
+        )
+        backbone = load_backbone("lenet", None, image_size=size)
+        direct = CNNFeatures(backbone, layer="penultimate", store=None, precision="exact")
+        np.testing.assert_array_equal(features.fit_transform(PHOTOS), direct.fit_transform(PHOTOS))
