@@ -195,13 +195,11 @@ class Backbone:
         names = [path for path, _ in fired]
         if self._anatomy.bottleneck in names:
             fired = fired[: names.index(self._anatomy.bottleneck) + 1]
-        by_size: dict[tuple[int, ...], str] = {}
-        tokens: list[str] = []
-        for path, shape in fired:
-            if len(shape) == 4:
-                by_size[shape[1:3] if self._anatomy.is_channels_last(shape) else shape[2:]] = path
-            elif len(shape) == 3 and re.search(r"\d$", path):
-                tokens.append(path)
+        fired = [(path, shape) for path, shape in fired if shape[:1] == (1,)]  # one row a picture
+        maps = [path for path, shape in fired if len(shape) == 4]
+        shapes = self.shapes([self._outer(path) for path in maps])
+        by_size = {shape[1:]: path for shape, path in zip(shapes, maps, strict=True)}
+        tokens = [path for path, s in fired if len(s) == 3 and re.search(r"\d$", path)]
         found = dict.fromkeys([*by_size.values(), *tokens, self._anatomy.bottleneck])
         found_names = [self._outer(path) for path in found]
         return [Stage(*stage) for stage in zip(found_names, self.shapes(found_names), strict=True)]
@@ -405,13 +403,16 @@ class Backbone:
     def _measure(
         self, taps: tuple[Tap, ...], picture: torch.Tensor
     ) -> list[tuple[Tap, tuple[int, ...]]]:
-        network = FeatureNetwork(
-            self._whole, taps, self._anatomy, stop=False, device=picture.device
+        two = FeatureNetwork(self._whole, taps, self._anatomy, stop=False, device=picture.device)
+        two.note_orders()
+        _check_rows(taps, two(torch.cat([picture, picture])), 2)
+        taps = tuple(
+            replace(tap, n_calls=two.calls[tap], is_channels_last=two.orders[tap]) for tap in taps
         )
-        return [
-            (replace(tap, n_calls=network.calls[tap]), tuple(value.shape[1:]))
-            for tap, value in zip(taps, network(picture), strict=True)
-        ]
+        one = FeatureNetwork(self._whole, taps, self._anatomy, device=picture.device)
+        values = one(picture)
+        _check_rows(taps, values, 1)
+        return [(tap, tuple(value.shape[1:])) for tap, value in zip(taps, values, strict=True)]
 
     def _dry_run(self, run: Callable[[torch.Tensor], T], size: int | None = None) -> T:
         own_size = self.preprocessing.size
@@ -453,3 +454,18 @@ def _check_parts(module: Any, spec: Any, preprocessing: Any) -> None:
     is_known = preprocessing is None or isinstance(preprocessing, Preprocessing)
     checks.that("preprocessing", preprocessing, is_known, "a Preprocessing or None")
     checks.done()
+
+
+def _check_rows(taps: tuple[Tap, ...], values: list[torch.Tensor], n: int) -> None:
+    """Each picture must have a row of its own, of features or of maps."""
+    for tap, value in zip(taps, values, strict=True):
+        if value.ndim not in (2, 4):
+            raise TapError(
+                tap, f"gives {value.ndim} dimensions; choose a layer that gives 2, 3 or 4"
+            )
+        if len(value) != n:
+            raise TapError(
+                tap,
+                f"gives {len(value)} rows for {n} picture{'s' * (n > 1)}; choose a layer whose "
+                "first dimension is that of the pictures (for transformers, batch_first=True)",
+            )

@@ -27,6 +27,20 @@ __all__ = [
 
 T = TypeVar("T")
 
+# Modules whose channels come behind the pictures, whatever their size; of those in `_ELEMENTWISE`,
+# what they are given tells.
+_CHANNELS_FIRST = (
+    nn.modules.conv._ConvNd,
+    nn.modules.batchnorm._NormBase,
+    nn.GroupNorm,
+    nn.modules.pooling._AvgPoolNd,
+    nn.modules.pooling._MaxPoolNd,
+    nn.modules.pooling._AdaptiveAvgPoolNd,
+    nn.modules.pooling._AdaptiveMaxPoolNd,
+)
+_ELEMENTWISE = ("torch.nn.modules.activation", "torch.nn.modules.dropout")
+_IS_CHANNELS_LAST = "_sktl_is_channels_last"  # of a tensor
+
 
 @dataclass(frozen=True)
 class Tap:
@@ -42,12 +56,15 @@ class Tap:
         How often the module runs in one forward pass; the last time counts.
     is_bottleneck : bool
         Whether the network's own treatment of its bottleneck applies.
+    is_channels_last : bool or None
+        Whether channels are the last dimension; None is by the shape.
     """
 
     path: str
     side: str = "output"
     n_calls: int = 1
     is_bottleneck: bool = False
+    is_channels_last: bool | None = None
 
 
 class TapError(Exception):
@@ -103,6 +120,7 @@ class FeatureNetwork(nn.Module):
         self.anatomy = anatomy
         self.stop = stop
         self.calls: dict[Tap, int] = {}
+        self.orders: dict[Tap, bool | None] = {}
         self._passes: dict[int, _Pass] = {}
         for tap in dict.fromkeys(taps):
             module = self.replica.get_submodule(tap.path)
@@ -125,6 +143,11 @@ class FeatureNetwork(nn.Module):
                 raise TapError(tap, "does not run in a forward pass; choose the one that holds it")
         return [self._as_map(seen[tap], tap) for tap in self.taps]
 
+    def note_orders(self) -> None:
+        """From now on note in `orders` whether taps have channels last, where modules tell."""
+        for module in self.replica.modules():
+            module.register_forward_hook(_mark_order, prepend=True)
+
     def untapped(self) -> nn.Module:
         """The network, in a copy of the replica that shares its tensors and has no taps."""
         network: nn.Module = copy_sharing(self.replica)
@@ -140,6 +163,7 @@ class FeatureNetwork(nn.Module):
         if not isinstance(value, torch.Tensor):
             kind = type(value).__name__
             raise TapError(tap, f"gives a {kind}, not a tensor; choose a layer inside it")
+        self.orders[tap] = getattr(value, _IS_CHANNELS_LAST, None)
         all_seen = self.stop and all(calls[t] >= t.n_calls for t in self.taps)
         # What runs on may change the value in place, as a ReLU does with a convolution's output.
         seen[tap] = value if all_seen else value.clone()
@@ -150,10 +174,14 @@ class FeatureNetwork(nn.Module):
         anatomy = self.anatomy
         if tap.is_bottleneck and anatomy.relu_after:
             value = torch.relu(value)
-        if value.ndim == 4 and anatomy.is_channels_last(value.shape):
-            return value.permute(0, 3, 1, 2)  # (N, H, W, C) -> (N, C, H, W)
+        if value.ndim == 4:
+            is_last = tap.is_channels_last
+            is_last = anatomy.is_channels_last(value.shape) if is_last is None else is_last
+            return value.permute(0, 3, 1, 2) if is_last else value  # (N, H, W, C) -> (N, C, H, W)
         if value.ndim != 3:
             return value
+        if tap.is_channels_last is False:
+            return value.unsqueeze(3)  # (N, C, L) -> (N, C, L, 1)
         # A square number of tokens inside a network are all patches, as behind a patch embedding
         # or before CaiT's class attention.
         square = math.isqrt(value.shape[1]) ** 2 == value.shape[1]
@@ -162,6 +190,22 @@ class FeatureNetwork(nn.Module):
             return value[:, 0]  # (N, tokens, D) -> (N, D)
         # (N, tokens, D) -> (N, D, tokens, 1), for pooling as any other map
         return value[:, n_prefix:].transpose(1, 2).unsqueeze(3)
+
+
+def _mark_order(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    """Note on a tensor whether its channels are last, by the kind of the module that gives it."""
+    is_last: bool | None = None
+    if isinstance(module, _CHANNELS_FIRST):
+        is_last = False
+    # Not those derived from them, which may reorder inside.
+    elif type(module) is nn.Linear:
+        is_last = True
+    elif type(module) is nn.LayerNorm:
+        is_last = True if len(module.normalized_shape) == 1 else None
+    elif type(module).__module__ in _ELEMENTWISE and inputs:
+        is_last = getattr(inputs[0], _IS_CHANNELS_LAST, None)
+    if is_last is not None and isinstance(output, torch.Tensor):
+        setattr(output, _IS_CHANNELS_LAST, is_last)
 
 
 class _Hook:

@@ -737,3 +737,84 @@ def test_a_fingerprint_is_the_same_in_another_process(tmp_path):
         for seed in ("1", "2", "3")
     }
     assert len(found) == 1
+
+
+class SequenceFirst(nn.Module):
+    def __init__(self, patch):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 16, patch, stride=patch)
+        self.encoder = nn.TransformerEncoderLayer(16, 2, 32, dropout=0)
+
+    def forward(self, x):
+        return self.encoder(self.patches(x).flatten(2).permute(2, 0, 1)).mean(0)
+
+
+@pytest.mark.parametrize(("patch", "n_rows"), [(16, 4), (32, 1)])
+def test_a_layer_that_has_no_row_for_each_picture(patch, n_rows):
+    backbone = Backbone(SequenceFirst(patch), preprocessing=AT_32)
+    reason = rf"the layer 'encoder' of sequencefirst gives {n_rows} rows for 2 .*batch_first=True"
+    with pytest.raises(LayerNotFoundError, match=reason):
+        CNNFeatures(backbone, layer="encoder", store=None).fit(PHOTOS)
+    assert [stage.name for stage in backbone.stages] == ["patches"]
+
+
+def test_windows_are_no_pictures():
+    layer = "layers.0.blocks.0.attn"
+    with pytest.raises(LayerNotFoundError, match=f"'{layer}' of .* gives 128 rows for 2 pictures"):
+        empty("timm/swin_tiny_patch4_window7_224").shapes([layer])
+
+
+@pytest.mark.parametrize(
+    ("part", "n_dimensions"), [(nn.Flatten(0), 1), (nn.Unflatten(1, (2, 2)), 5)]
+)
+def test_layers_of_too_few_or_too_many_dimensions(part, n_dimensions):
+    backbone = Backbone(nn.Sequential(nn.Conv2d(3, 4, 3), part), preprocessing=AT_32)
+    with pytest.raises(LayerNotFoundError, match=f"gives {n_dimensions} dimensions; choose"):
+        backbone.shapes(["1"])
+
+
+def test_maps_of_convolutions_have_channels_first_whatever_their_shape():
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, (3, 5), stride=(2, 4), padding=1), nn.ReLU(), nn.Conv2d(16, 20, 1)
+    )
+    backbone = Backbone(net, preprocessing=AT_32)
+    x = torch.rand(2, 3, 32, 32)
+    assert net[:2](x).shape == (2, 16, 16, 8)
+    for layer, end in (("0", 1), ("1", 2)):
+        assert backbone.shapes([layer]) == [(16, 16, 8)]
+        torch.testing.assert_close(features(backbone, layer, x=x)[0], net[:end](x))
+    assert [(stage.name, stage.shape) for stage in backbone.stages] == [("2", (20, 16, 8))]
+
+
+class ChannelsLast(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 4, stride=4)
+        self.norm = nn.LayerNorm(8)
+        self.act = nn.GELU()
+        self.fc = nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.fc(self.act(self.norm(self.stem(x).permute(0, 2, 3, 1))).mean((1, 2)))
+
+
+def test_maps_of_linear_layers_and_their_normalisations_have_channels_last():
+    with seeded(0):
+        net = ChannelsLast().eval()
+    backbone = Backbone(net, preprocessing=AT_32)
+    x = torch.rand(2, 3, 32, 32)
+    with torch.inference_mode():
+        maps = net.stem(x)  # 8 channels of 8 x 8 pixels
+        normalised = net.norm(maps.permute(0, 2, 3, 1))
+    stem, norm, act = features(backbone, "stem", "norm", "act", x=x)
+    torch.testing.assert_close(stem, maps)
+    torch.testing.assert_close(norm, normalised.permute(0, 3, 1, 2))
+    torch.testing.assert_close(act, net.act(normalised).permute(0, 3, 1, 2))
+
+
+def test_convolutions_over_a_sequence_have_channels_first():
+    net = nn.Sequential(nn.Conv2d(3, 16, 4, stride=4), nn.Flatten(2), nn.Conv1d(16, 12, 1))
+    backbone = Backbone(net, preprocessing=AT_32)
+    assert backbone.shapes(["2"]) == [(12, 64, 1)]
+    x = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(features(backbone, "2", x=x)[0], net(x).unsqueeze(3))
