@@ -55,12 +55,13 @@ class EpochPruning(skorch.callbacks.Callback):
     """Reports the validation accuracy of each epoch, and stops where Optuna says so.
 
     What is reported is the mean, over the folds so far, of the best accuracy up to the epoch: that
-    of the weights that are kept. Steps are epochs, counted over phases and folds.
+    of the weights that are kept. Steps are epochs, counted over phases and folds. Where a fold fits
+    the network several times, such as to refit it, the first fit alone is reported.
     """
 
     def __init__(self, trial: optuna.Trial, first_step: int, past: list[float]) -> None:
         self.trial, self.first_step, self.past = trial, first_step, past
-        self.n_reported = 0
+        self.n_reported, self.is_first_fit = 0, True
 
     def __sklearn_clone__(self) -> EpochPruning:
         """Itself: a trial cannot be copied."""
@@ -80,7 +81,8 @@ class EpochPruning(skorch.callbacks.Callback):
 
     def _report(self, net: Any) -> bool:
         values = [row[_METRIC] for row in net.history if _METRIC in row]
-        if len(values) == self.n_reported:
+        self.is_first_fit &= len(values) >= self.n_reported  # another begins without epochs
+        if not self.is_first_fit or len(values) == self.n_reported:
             return False
         self.n_reported = len(values)
         bests = [*self.past, max(values)]

@@ -152,7 +152,9 @@ class OptunaSearch(BaseSearchCV):
 
     With ``prune_by="epoch"`` the value reported after an epoch is the mean of the best accuracy so
     far of this fold and that of the folds before. The step is the number of epochs so far, a
-    complete fold counting as all epochs of its phases, even if it was stopped early.
+    complete fold counting as all epochs of its phases, even if it was stopped early. Where a fold
+    fits the network several times (`refit`, CalibratedClassifierCV), the first fit alone is
+    reported.
 
     A study in a storage is known again by the content of arrays and tables, paths as they are
     written, and the mere number of other pictures, such as those of an ImageCollection; labels and

@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import joblib
 import numpy as np
@@ -18,7 +19,9 @@ from joblib.externals.loky import get_reusable_executor
 from numpydoc.docscrape import ClassDoc
 from scipy import stats
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_digits
+from sklearn.ensemble import StackingClassifier
 from sklearn.exceptions import FitFailedWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, make_scorer
@@ -44,6 +47,7 @@ from sktl.backbones import Backbone, FeatureNetwork, Preprocessing
 from sktl.exceptions import ParameterError
 from sktl.linear_model import LogisticProbe
 from sktl.model_selection import OptunaSearch, fine_tuning_space, frozen_space
+from sktl.model_selection._epoch_pruning import EpochPruning
 from sktl.model_selection._identity import identity, in_words
 from sktl.model_selection._optuna_search import _warm
 from sktl.model_selection._spaces import named_space
@@ -614,6 +618,35 @@ def test_pruning_by_epoch():
         plain.trials_["mean_test_score"][:2], found.trials_["mean_test_score"][:2]
     )
     assert found.best_estimator_.callbacks is None
+
+
+@pytest.mark.parametrize(
+    ("wrap", "name"),
+    [
+        (lambda model: model.set_params(refit=True), ""),
+        (lambda model: CalibratedClassifierCV(model, cv=2), "estimator__"),
+        (lambda model: StackingClassifier([("net", model)], cv=2), "net__"),
+    ],
+)
+def test_pruning_by_epoch_reports_the_first_of_several_fits(wrap, name):
+    model = wrap(network(phases=[("train", Phase("all", 2, optimizer="adam"))]))
+    parameters = {"cv": 2, "n_trials": 1, "prune_by": "epoch", "refit": False}
+    found = search(model, {f"{name}phases__train__lr": [0.003]}, **parameters)
+    found.fit(PIXELS[:60], Y[:60])
+    assert list(found.study_.trials[0].intermediate_values) == list(range(4))
+
+
+def test_a_second_fit_with_more_epochs_is_not_reported():
+    trial = optuna.create_study().ask()
+    callback = EpochPruning(trial, 0, [])
+    for scores in ([0.5], [0.9, 0.9]):
+        net = SimpleNamespace(history=[])
+        for score in scores:
+            callback.on_epoch_begin(net)
+            net.history.append({"valid_top1": score})
+        callback.on_train_end(net)
+    assert trial.study.trials[0].intermediate_values == {0: 0.5}
+    assert trial.user_attrs["best_epochs"] == [0.5]
 
 
 def test_pruning_by_epoch_needs_epochs():
