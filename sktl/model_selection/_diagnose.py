@@ -251,6 +251,8 @@ class DiagnosisDisplay:
             any(part is not None for part in given[1:]),
             "there, or train_valid or test: the training data need something to be compared with",
         )
+        is_scorer = scoring is None or isinstance(scoring, str) or callable(scoring)
+        checks.that("scoring", scoring, is_scorer, "one scorer, or the name of one")
         is_share = isinstance(reachable, (int, float)) and 0 <= reachable < 1
         checks.that("reachable", reachable, is_share, "an error from 0 to below 1")
         checks.done()

@@ -234,9 +234,12 @@ class ModelRanking:
         Z = np.concatenate(columns, axis=1)  # (n_samples, columns of all members)
         final = LogisticRegression() if final_estimator is None else final_estimator
         classes = np.unique(self.y)
-        results = [evaluate(final, Z, self.y, fold, self.scoring, classes) for fold in self.splits]
-        stack = self.stack(k, final_estimator)
-        return self._with(f"stack of {k}", stack, results)
+        name = f"stack of {k}"
+        results = [
+            evaluate(f"{name}, fold {i}", final, Z, self.y, fold, self.scoring, classes)
+            for i, fold in enumerate(self.splits)
+        ]
+        return self._with(name, self.stack(k, final_estimator), results)
 
     def with_vote(self, k: int = 3) -> ModelRanking:
         """Rank the mean of the k best beside the candidates, on the same folds.
@@ -256,11 +259,12 @@ class ModelRanking:
         vote, names = self.vote(k), self._singles(k)
         mean = np.mean([self.out_of_fold[name].to_numpy() for name in names], axis=0)
         classes = np.unique(self.y)
-        said = Said(classes)
+        said, name = Said(classes), f"vote of {k}"
         results = [
-            evaluate(said, mean, self.y, fold, self.scoring, classes) for fold in self.splits
+            evaluate(f"{name}, fold {i}", said, mean, self.y, fold, self.scoring, classes)
+            for i, fold in enumerate(self.splits)
         ]
-        return self._with(f"vote of {k}", vote, results)
+        return self._with(name, vote, results)
 
     def _singles(self, k: int) -> list[str]:
         """Names of the k best that are no ensembles."""

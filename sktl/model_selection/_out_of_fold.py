@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,12 +52,37 @@ class Said(ClassifierMixin, BaseEstimator):
 
 
 def evaluate(
-    estimator: Any, X: Any, y: Any, fold: Fold, scoring: Any, classes: npt.NDArray[Any]
+    where: str,
+    estimator: Any,
+    X: Any,
+    y: Any,
+    fold: Fold,
+    scoring: Any,
+    classes: npt.NDArray[Any],
 ) -> FoldResult:
-    """Fit on the training part of a fold; score and respond on its test part."""
-    result = cross_validate(
-        estimator, X, y, cv=[fold], scoring=scoring, return_estimator=True, error_score="raise"
-    )
+    """Fit on the training part of a fold; score and respond on its test part.
+
+    Errors say where they are: which candidate, which fold.
+    """
+    try:
+        result = cross_validate(
+            estimator, X, y, cv=[fold], scoring=scoring, return_estimator=True, error_score="raise"
+        )
+    except Exception as error:
+        error.add_note(f"rank_models: {where}")
+        raise
+    if "test_score" not in result:
+        raise ParameterError(
+            f"rank_models: scoring must give one number; {scoring!r} gave several, by name"
+        )
+    score = float(result["test_score"][0])
+    if math.isnan(score):
+        raise ParameterError(
+            f"rank_models: {where}: scoring={scoring!r} gave NaN on a test part with the classes "
+            f"{np.unique(y[fold[1]]).tolist()}, so that there is no mean over the folds. Pass "
+            "folds whose test parts have all classes, such as those of StratifiedGroupKFold, or "
+            "another scorer"
+        )
     fitted = result["estimator"][0]
     kind = "predict_proba" if hasattr(fitted, "predict_proba") else "decision_function"
     response = np.asarray(getattr(fitted, kind)(_safe_indexing(X, fold[1])), dtype=np.float64)
@@ -73,7 +99,7 @@ def evaluate(
     # Of an ImageNetClassifier's classes most may be of no interest.
     known = np.isin(fitted.classes_, classes)
     aligned[:, np.searchsorted(classes, fitted.classes_[known])] = response[:, known]
-    return FoldResult(float(result["test_score"][0]), float(result["fit_time"][0]), aligned, kind)
+    return FoldResult(score, float(result["fit_time"][0]), aligned, kind)
 
 
 def assemble(

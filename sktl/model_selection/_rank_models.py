@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
 from sklearn.base import is_classifier
+from sklearn.ensemble import StackingClassifier, VotingClassifier
 from sklearn.model_selection import check_cv
 from sklearn.utils import column_or_1d, indexable
 from tqdm.auto import tqdm
@@ -61,8 +62,11 @@ def rank_models(
     Raises
     ------
     ParameterError
-        If there are no candidates, a name is no str, something among them is no classifier, or
-        there are several scorers.
+        If there are no candidates, a name is no str or cannot be that of an ensemble's member,
+        something among them is no classifier, labels are missing, there are several scorers, or a
+        score is NaN.
+    Exception
+        What a candidate raises in fitting or scoring, with a note that names it and the fold.
 
     References
     ----------
@@ -86,19 +90,29 @@ def rank_models(
     array([0, 1, 2])
     """
     named = _named(estimators)
-    X, y = indexable(X, column_or_1d(y))
+    labels = column_or_1d(y)
+    missing = np.flatnonzero(pd.isna(np.asarray(y, dtype=object)))
+    if len(missing):
+        raise ParameterError(
+            f"rank_models: y must give each sample a label; {len(missing)} of {len(labels)} are "
+            f"missing, the first at position {missing[0]}. Leave these samples out"
+        )
+    X, y = indexable(X, labels)
     if not (scoring is None or isinstance(scoring, str) or callable(scoring)):
         raise ParameterError(f"scoring must be one scorer, or the name of one; got {scoring!r}")
     splits = check_cv(cv, y, classifier=True).split(X, y, groups)
     folds = [(as_positions(train), as_positions(test)) for train, test in splits]
     # Those of one fold stand side by side, as they share features.
-    pairs = [(name, fold) for fold in folds for name in named]
+    pairs = [(name, i) for i in range(len(folds)) for name in named]
     workers = Parallel(n_jobs=n_jobs, return_as="generator")
     classes = np.unique(y)
     results = list(
         tqdm(
             workers(
-                delayed(evaluate)(named[name], X, y, fold, scoring, classes) for name, fold in pairs
+                delayed(evaluate)(
+                    f"candidate {name!r}, fold {i}", named[name], X, y, folds[i], scoring, classes
+                )
+                for name, i in pairs
             ),
             total=len(pairs),
             unit="fit",
@@ -143,6 +157,13 @@ def _named(estimators: Any) -> dict[str, Any]:
     nameless = [name for name in named if not isinstance(name, str)]
     if nameless:
         raise ParameterError(f"rank_models: names must be str; got {nameless}")
+    taken = {*StackingClassifier([]).get_params(False), *VotingClassifier([]).get_params(False)}
+    unfit = [name for name in named if name in taken or "__" in name]
+    if unfit:
+        raise ParameterError(
+            "rank_models: names must not contain '__' nor be those of an ensemble's parameters, "
+            f"such as 'cv', which a member of a stack or vote cannot have; got {unfit}"
+        )
     wrong = [name for name, estimator in pairs if not is_classifier(estimator)]
     if wrong:
         raise ParameterError(f"rank_models compares classifiers, which {wrong} are not")

@@ -107,6 +107,8 @@ def test_wrong_arguments():
         diagnose(model, TRAIN)
     with pytest.raises(ParameterError, match=r"train must be a pair \(X, y\)"):
         diagnose(model, X, valid=VALID)
+    with pytest.raises(ParameterError, match=r"scoring must be one scorer.*\['accuracy'\]"):
+        diagnose(model, TRAIN, valid=VALID, scoring=["accuracy"])
     with pytest.raises(ParameterError, match=r"test must be a pair.*\n.*reachable"):
         diagnose(model, TRAIN, valid=VALID, test=X, reachable=1.5)
     with pytest.raises(ParameterError, match="in this order"):

@@ -1,5 +1,6 @@
 """rank_models: paired tests against a computation by hand, and ensembles out of fold."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -217,8 +218,15 @@ def test_wrong_arguments(ranking):
         rank_models([], X, Y)
     with pytest.raises(ParameterError, match="one scorer, or the name of one"):
         rank_models(MODELS, X, Y, FOLDS, scoring=["accuracy", "f1"])
+    with pytest.raises(ParameterError, match=r"scoring must give one number.*several, by name"):
+        rank_models(MODELS, X, Y, FOLDS, scoring=lambda *_: {"one": 1.0, "other": 0.0})
     with pytest.raises(ValueError, match="1d array"):
         rank_models(MODELS, X, None, FOLDS)
+    for missing in (None, np.nan):
+        with pytest.raises(ParameterError, match=r"y must give .* label; 1 of 240.*position 239"):
+            rank_models(MODELS, X, [*Y[:239], missing], FOLDS)
+    with pytest.raises(ParameterError, match=r"a stack or vote cannot have; got \['cv', 'a__b'\]"):
+        rank_models({"cv": GaussianNB(), "a__b": KNeighborsClassifier()}, X, Y)
     with pytest.raises(ParameterError, match="names must differ"):
         rank_models([GaussianNB(), GaussianNB()], X, Y)
     with pytest.raises(ParameterError, match=r"names must be str; got \[1\]"):
@@ -233,6 +241,33 @@ def test_wrong_arguments(ranking):
         ranking.stack(0)
     with pytest.raises(ParameterError, match="Did you mean 'bayes'"):
         ranking.compare("knn", "baye")
+
+
+def test_a_score_that_is_nan_is_an_error_and_wins_nothing(ranking):
+    def score(model, X, y):
+        return math.nan if isinstance(model, GaussianNB) and y[0] == "b" else model.score(X, y)
+
+    folds = [(np.flatnonzero(label != Y), np.flatnonzero(label == Y)) for label in "abcd"]
+    with pytest.raises(ParameterError, match=r"candidate 'bayes', fold 1.*NaN.*classes \['b'\]"):
+        rank_models(MODELS, X, Y, folds, scoring=score)
+    never = dataclasses.replace(ranking, scoring=lambda *_: math.nan)
+    with pytest.raises(ParameterError, match=r"stack of 2, fold 0.*NaN"):
+        never.with_stack(2)
+    with pytest.raises(ParameterError, match=r"vote of 2, fold 0.*NaN"):
+        never.with_vote(2)
+
+
+class Fails(GaussianNB):
+    def fit(self, X, y):
+        raise RuntimeError("too warm")
+
+
+@pytest.mark.parametrize("n_jobs", [None, 2])
+def test_a_candidate_that_fails_is_named(n_jobs):
+    fold = (np.arange(120, 240), np.arange(120))
+    with pytest.raises(RuntimeError, match="too warm") as caught:
+        rank_models({"good": GaussianNB(), "bad": Fails()}, X, Y, [fold], n_jobs=n_jobs)
+    assert caught.value.__notes__ == ["rank_models: candidate 'bad', fold 0"]
 
 
 def test_folds_may_be_masks(ranking):
