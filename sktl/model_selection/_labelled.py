@@ -28,7 +28,10 @@ def make_vote(members: Members) -> VotingClassifier:
 def make_stack(members: Members, final_estimator: Any, cv: Any) -> StackingClassifier:
     """An ensemble that learns from its members, all of which mean the same classes."""
     members = _wrapped(members)
-    kind = LabelledStack if _are_told(members) else StackingClassifier
+    if hasattr(final_estimator, "get_params"):
+        ((_, final_estimator),) = _wrapped([("final_estimator", final_estimator)])
+    is_told = _are_told([*members, ("final_estimator", final_estimator)])
+    kind = LabelledStack if is_told else StackingClassifier
     return kind(members, final_estimator, cv=cv)
 
 
@@ -47,7 +50,7 @@ class LabelledStack(StackingClassifier):
 
     def fit(self, X: Any, y: Any, **fit_params: Any) -> Self:
         """Fit all members and the final estimator."""
-        _tell(self.estimators, y)
+        _tell([*self.estimators, ("final_estimator", self.final_estimator)], y)
         fitted: Self = super().fit(X, y, **fit_params)
         return fitted
 

@@ -179,8 +179,9 @@ class ModelRanking:
         -------
         stack : StackingClassifier
             Not fitted. Its folds are those of the ranking, so that it is to be fitted on the same
-            samples; for others, set its parameter `cv`. The parameters of a member that name
-            classes, such as a dict of class weights, are those of its ``<name>__estimator``.
+            samples; for others, set its parameter `cv`. The parameters of a member or of the
+            final estimator that name classes, such as a dict of class weights, are those of its
+            ``<name>__estimator``.
         """
         self._require_partition("stack")
         return make_stack(self._members(self._singles(k)), final_estimator, self.splits)

@@ -308,6 +308,17 @@ def test_members_of_an_ensemble_mean_the_classes_that_they_name():
     assert len(stack.get_feature_names_out()) == 8
 
 
+def test_the_final_estimator_means_the_classes_that_it_names(ranking):
+    heavy = LogisticRegression(class_weight={"a": 1, "b": 1, "c": 1, "d": 100})
+    stack = ranking.stack(2, heavy).fit(X, Y)
+    Z = np.hstack([ranking.out_of_fold[name] for name in ranking.best(2)])
+    alone = clone(heavy).fit(Z, Y)
+    np.testing.assert_array_equal(stack.predict(X), alone.predict(stack.transform(X)))
+    np.testing.assert_allclose(
+        stack.predict_proba(X), alone.predict_proba(stack.transform(X)), atol=1e-3
+    )
+
+
 def test_the_original_head_beside_learners():
     pictures = list(load_sample_images().images) * 3
     labels = ["palace", "daisy"] * 3
