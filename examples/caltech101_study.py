@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -82,10 +82,10 @@ class Study:
             accuracy = 100 * head.score(X[kept], y[kept])
             print(f"{len(known)} classes, {kept.sum()} pictures, {restrict=}: {accuracy:.1f} %")
 
-    def ranking(self, X, y):
-        folds = StratifiedKFold(5, shuffle=True, random_state=0)
+    def ranking(self, X, y, groups):
+        folds = StratifiedGroupKFold(5, shuffle=True, random_state=0)
         candidates = {name.rpartition("_")[2]: self.model(name) for name in BACKBONES}
-        ranking = rank_models(candidates, X, y, folds)
+        ranking = rank_models(candidates, X, y, folds, groups=groups)
         with_ensembles = ranking.with_vote(3).with_stack(3, LogisticRegression(C=10, max_iter=500))
         print(with_ensembles.table.round(4).to_string())
         best = ranking.best()[0]
@@ -125,10 +125,11 @@ def main():
     parser.add_argument("--store", help="file of the feature store")
     parser.add_argument("--out", default="out/caltech101")
     options = parser.parse_args()
+    background = Path(options.folder, "BACKGROUND_Google")
     X, y = load_image_folder(
         options.folder,
         split_file=options.split,
-        exclude="BACKGROUND_Google",
+        exclude=[background.name] if background.is_dir() else [],
         return_X_y=True,
     )
     if options.per_class:
@@ -140,10 +141,12 @@ def main():
     study.step("report", study.report, X, y)
     study.step("original head", study.original_head, X, y)
     groups = study.step("near duplicates kept together", near_duplicate_groups, X)
-    X_train, X_test, y_train, y_test = per_class_split(
-        X, y, n_valid=0, n_test=0.2, groups=groups, random_state=0
+    X_train, X_test, y_train, y_test, groups_train, _ = per_class_split(
+        X, y, groups, n_valid=0, n_test=0.2, groups=groups, random_state=0
     )
-    ranking = study.step("three networks, a vote and a stack", study.ranking, X_train, y_train)
+    ranking = study.step(
+        "three networks, a vote and a stack", study.ranking, X_train, y_train, groups_train
+    )
     singles = [name for name in ranking.best(5) if name.startswith("lite")]
     best = f"efficientnet_{singles[0]}"
     tuned = study.step("search", study.search, X_train, y_train, best)
