@@ -356,10 +356,14 @@ class _Order:
         self.head = paths.index(anatomy.head) if anatomy.head in paths else -1
 
     def place(self, name: str) -> int:
-        """Number of the module, in order, that a parameter of the trunk belongs to."""
-        name = name.removeprefix(_PREFIX)
+        """Number of the module, in order, that a parameter of the trunk belongs to.
+
+        One that a container of modules holds itself, such as a position embedding, belongs to the
+        first of them.
+        """
+        owner = name.removeprefix(_PREFIX).rpartition(".")[0]
         for i, path in enumerate(self.paths):
-            if name.startswith(f"{path}."):
+            if f"{owner}.".startswith(f"{path}.") or path.startswith(f"{owner}."):
                 return i
         return 0  # a tensor of the network itself, such as a class token
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from sktl import Phase, load_backbone
@@ -44,6 +45,30 @@ def test_what_the_names_mean_in_vgg():
     assert learning(net, "last:9") == everything
     without_fc = learning(transfer("vgg16", "bottleneck"), "last:1")
     assert {name.removeprefix("network.replica.") for name in without_fc} == conv5
+
+
+def small_vit():
+    vit = torchvision.models.VisionTransformer(
+        image_size=32, patch_size=8, num_layers=3, num_heads=2, hidden_dim=16, mlp_dim=32
+    )
+    backbone = Backbone(vit.eval(), preprocessing=Preprocessing(size=32, resize=32))
+    return TransferNet(backbone, "penultimate", "avg", make_head(16, 3))
+
+
+def test_a_parameter_that_a_container_holds_belongs_to_its_beginning():
+    net = small_vit()
+    assert "encoder.pos_embedding" not in learning(net, "last:2")
+    net.begin(Phase("all"), is_pretrained=False)
+    scales = {id(p): group["scale"] for group in net.groups(0.5) for p in group["params"]}
+    encoder = net.trunk.encoder
+    assert scales[id(encoder.pos_embedding)] == scales[id(encoder.layers[0].ln_1.weight)]
+
+
+def test_what_a_block_holds_itself_learns_with_the_block():
+    net = transfer("convnext_tiny")
+    scaled = {name for name, _ in net.trunk.named_parameters() if name.endswith(".layer_scale")}
+    last = {name for name in scaled if name.startswith("features.7.")}
+    assert scaled & learning(net, "last:1") == last != set()
 
 
 def test_paths_and_patterns():
