@@ -168,19 +168,27 @@ class TransferNet(nn.Module):
     def stages(self) -> dict[str, int]:
         """Number of the stage of each parameter of the trunk that the head depends on.
 
-        Parameters behind the last stage have the next number.
+        Parameters behind the last stage have the next number. A last stage of vectors alone, such
+        as a normalisation behind the last block, has the number of the one before.
 
         Returns
         -------
         stages : dict of str and int
         """
+        behind = len(self._order.stages)
         numbers = {}
         for name, _ in self.trunk.named_parameters():
             place = self._order.place(name)
             number = sum(end < place for end in self._order.stages)
-            is_behind = self.layer == "bottleneck" and number == len(self._order.stages)
+            is_behind = self.layer == "bottleneck" and number == behind
             if not is_behind and place != self._order.head:
                 numbers[name] = number
+        with_weights = sorted({i for i in numbers.values() if i < behind})
+        if len(with_weights) > 1:
+            *_, before, last = with_weights
+            tail = [name for name, i in numbers.items() if i == last]
+            if all(self.trunk.get_parameter(name).ndim < 2 for name in tail):
+                numbers.update(dict.fromkeys(tail, before))
         return numbers
 
     def groups(self, lr_decay: float) -> list[dict[str, Any]]:

@@ -45,7 +45,7 @@ class Phase(BaseEstimator):
     train : str or list of str, default="all"
         What learns, beside the head, which always does: ``"head"``: nothing else; ``"last:k"``:
         the last k stages of the network that have weights (or all, if there are fewer), and what
-        follows them; ``"conv"``:
+        follows them; a normalisation behind the last block counts with it; ``"conv"``:
         all up to the bottleneck; ``"fc"``: all behind it; ``"all"``; or a list of module paths
         (``"layer4"``) and patterns of parameter names (``"layer?.*.conv2.*"``). What does not
         learn is in eval mode: its batch normalisation and its dropout too.

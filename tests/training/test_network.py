@@ -64,6 +64,18 @@ def test_a_parameter_that_a_container_holds_belongs_to_its_beginning():
     assert scales[id(encoder.pos_embedding)] == scales[id(encoder.layers[0].ln_1.weight)]
 
 
+def test_a_normalisation_behind_the_last_block_counts_with_the_block():
+    net = small_vit()
+    everything = learning(net, "all")
+    layers = [{n for n in everything if f"encoder_layer_{i}." in n} for i in range(3)]
+    norm = {"encoder.ln.weight", "encoder.ln.bias"}
+    assert learning(net, "last:1") == layers[2] | norm
+    assert learning(net, "last:2") == layers[1] | layers[2] | norm
+    assert learning(net, "conv") == everything
+    net.begin(Phase("last:2"), is_pretrained=True)
+    assert sorted(group["scale"] for group in net.groups(0.5)) == [0.25, 0.5, 1.0]
+
+
 def test_what_a_block_holds_itself_learns_with_the_block():
     net = transfer("convnext_tiny")
     scaled = {name for name, _ in net.trunk.named_parameters() if name.endswith(".layer_scale")}
