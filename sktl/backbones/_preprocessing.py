@@ -78,6 +78,15 @@ mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
         """The same for another input size, with the share that the crop keeps unchanged.
 
         The length that is resized to is rounded down, as timm does.
+
+        Parameters
+        ----------
+        size : int or None
+            Side of the square that the network sees, in pixels; None is its own.
+
+        Returns
+        -------
+        preprocessing : Preprocessing
         """
         if size is None or size == self.size:
             return self

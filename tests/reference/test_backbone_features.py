@@ -219,7 +219,7 @@ def torchvision_transform(entry, size):
         return preset
     return ImageClassification(
         crop_size=size,
-        resize_size=round(size * preset.resize_size[0] / preset.crop_size[0]),
+        resize_size=size * preset.resize_size[0] // preset.crop_size[0],
         interpolation=preset.interpolation,
         mean=preset.mean,
         std=preset.std,
