@@ -67,6 +67,8 @@ class _Description:
             self._write(f"{name} {_name(kind)}")
             for table in _HOOKS:
                 self.add(list(vars(part).get(table, {}).values()))
+            if isinstance(part, torch.fx.GraphModule):
+                self._write(part.code)
             own = {k: v for k, v in vars(part).items() if k not in inherited or k == "forward"}
             if _root(kind) in _LIBRARIES:
                 own = {k: v for k, v in own.items() if isinstance(v, _FUNCTIONS)}

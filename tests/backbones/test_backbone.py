@@ -683,11 +683,12 @@ def _patched(most):
         lambda most: Held(SimpleNamespace(most=most)),
         lambda most: Held(torch.tensor([1.0, 1 + most * 1e-12])),
         lambda most: Held(np.array([1.0, 1 + most * 1e-12])),
+        lambda most: torch.fx.symbolic_trace(Held(functools.partial(torch.clamp, max=most))),
         _hooked,
         _patched,
     ],
     ids=[
-        *("function", "lambda", "closure", "partial", "object", "tensor", "array", "hook"),
+        *("function", "lambda", "closure", "partial", "object", "tensor", "array", "graph", "hook"),
         "forward",
     ],
 )
