@@ -712,19 +712,25 @@ def test_compiled_training_is_the_same():
 
 
 def test_no_shock_at_the_crossover(shared_data):
-    """On real pictures the first fine-tuning epoch has no higher loss than the one before."""
+    """On real pictures the first fine-tuning epoch has no higher loss than the one before.
+
+    Of three draws, as 48 validation pictures say little.
+    """
     from sktl import load_image_folder
 
     X, y = load_image_folder(shared_data / "flowers", return_X_y=True)
-    some = np.random.default_rng(0).permutation(len(X))[:240]
     phases = [
         ("warm_up", Phase("head", 15, optimizer="adam")),
         ("fine_tune", Phase("last:2", 2, lr=0.005)),
     ]
-    model = CNNClassifier(phases=phases, image_size=96, random_state=0, store="memory")
-    history = model.fit(X[some], y[some]).history_
-    before = history[history["phase"] == "warm_up"].iloc[-1]
-    after = history[history["phase"] == "fine_tune"].iloc[0]
-    assert after["train_loss"] < 1.1 * before["train_loss"]
-    assert after["valid_loss"] < 1.3 * before["valid_loss"]
-    assert model.score(X[some], y[some]) > 0.9
+    before, after = [], []
+    for seed in range(3):
+        some = np.random.default_rng(seed).permutation(len(X))[:240]
+        model = CNNClassifier(phases=phases, image_size=96, random_state=0, store="memory")
+        history = model.fit(X[some], y[some]).history_
+        before.append(history[history["phase"] == "warm_up"].iloc[-1])
+        after.append(history[history["phase"] == "fine_tune"].iloc[0])
+        assert after[-1]["train_loss"] < 1.1 * before[-1]["train_loss"]
+        assert model.score(X[some], y[some]) > 0.9
+    valid = [np.mean([row["valid_loss"] for row in rows]) for rows in (before, after)]
+    assert valid[1] < 1.3 * valid[0]
