@@ -9,13 +9,14 @@ import hashlib
 import inspect
 import sys
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from sktl.backbones._weights import add_tensor, digest_tensors
 from sktl.utils._sameness import without_addresses
 
 __all__ = ["digest_structure"]
@@ -81,10 +82,7 @@ class _Description:
         if isinstance(thing, _PLAIN):
             self._write(f"{type(thing).__name__} {thing!r}")
         elif isinstance(thing, torch.Tensor):
-            values = thing.detach().cpu().contiguous()
-            self._write(f"{values.dtype} {tuple(values.shape)}")
-            if values.numel():
-                self.digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
+            add_tensor(self.digest, "", thing)
         elif isinstance(thing, np.ndarray) and thing.dtype != object:
             self._write(f"{thing.dtype} {thing.shape}")
             self.digest.update(thing.tobytes())
@@ -111,7 +109,7 @@ class _Description:
         elif isinstance(thing, (staticmethod, classmethod)):
             self.add(thing.__func__)
         elif isinstance(thing, nn.Module):  # which is no part of the network's own tree
-            self._add_table(thing.state_dict())
+            self._write(digest_tensors(thing))
             self.add_network(thing)
         elif isinstance(thing, types.FunctionType):
             self._write(_name(thing))
@@ -162,7 +160,8 @@ class _Description:
             else:
                 self._add_table({k: v for k, v in vars(base).items() if k not in _OF_CLASSES})
 
-    def _add_all(self, things: Iterable[Any]) -> None:
+    def _add_all(self, things: Sequence[Any]) -> None:
+        self._write(str(len(things)))
         for thing in things:
             self.add(thing)
 

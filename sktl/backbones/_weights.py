@@ -22,6 +22,7 @@ from sktl.utils._optional import import_optional
 
 __all__ = [
     "StateDict",
+    "add_tensor",
     "differences",
     "digest_file",
     "digest_tensors",
@@ -69,7 +70,7 @@ def digest_tensors(module: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
         if isinstance(value, torch.Tensor):
-            _add_tensor(digest, name, value)
+            add_tensor(digest, name, value)
         else:
             digest.update(f"{name} ".encode() + _pickled(value))
     return digest.hexdigest()
@@ -82,7 +83,7 @@ class _Pickler(pickle.Pickler):
         if not isinstance(value, torch.Tensor):
             return None
         digest = hashlib.sha256()
-        _add_tensor(digest, "", value)
+        add_tensor(digest, "", value)
         return digest.hexdigest()
 
 
@@ -94,7 +95,8 @@ def _pickled(value: Any) -> bytes:
     return file.getvalue()
 
 
-def _add_tensor(digest: Any, name: str, tensor: torch.Tensor) -> None:
+def add_tensor(digest: Any, name: str, tensor: torch.Tensor) -> None:
+    """Put name, dtype, shape and values of a tensor into a digest."""
     values = tensor.detach().cpu().contiguous()
     digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
     if values.is_quantized:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from typing import Any, Self
 
 import numpy as np
@@ -81,10 +80,8 @@ def find_lr(
     checks = ParameterChecks("find_lr")
     checks.that("estimator", estimator, isinstance(estimator, CNNClassifier), "a CNNClassifier")
     checks.integer("n_steps", n_steps, minimum=3)
-    limits: dict[str, Any] = {"lr_min": lr_min, "lr_max": lr_max}
-    for limit, value in limits.items():
-        fits = isinstance(value, numbers.Real) and 0 < float(value) < np.inf
-        checks.that(limit, value, fits, "a finite number above 0")
+    checks.positive("lr_min", lr_min)
+    checks.positive("lr_max", lr_max)
     checks.done()
     check_parameters(estimator, estimator._phases())
     phases = dict(estimator._phases())

@@ -13,7 +13,6 @@ from sklearn.utils import check_random_state
 from sktl.engine import resolve_store
 from sktl.engine._digests import picture_digests
 from sktl.exceptions import DivergenceError, ParameterError
-from sktl.images import as_images
 from sktl.neural_network._checks import check_parameters
 from sktl.neural_network._cnn_classifier import CNNClassifier
 from sktl.neural_network._parts import classes_of
@@ -96,12 +95,7 @@ def overfit_check(
     check_parameters(estimator, estimator._phases())
     checks.integer("n_images", n_images, minimum=2)
     checks.done()
-    images = as_images(
-        X,
-        image_shape=estimator.image_shape,
-        value_range=estimator.value_range,
-        background=estimator.background,
-    )
+    images = estimator._as_images(X, estimator.value_range)
     known, numbers = classes_of(y, len(images), None, "overfit_check")
     y = known[numbers]
     classes, counts = np.unique(y, return_counts=True)

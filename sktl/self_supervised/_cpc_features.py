@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 import os
 import warnings
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
@@ -471,11 +470,8 @@ class CPCFeatures(
         checks.integer("cache_bytes", self.cache_bytes, minimum=0)
         if isinstance(self.patch_size, int) and isinstance(self.overlap, int):
             checks.that("overlap", self.overlap, self.overlap < self.patch_size, "below patch_size")
-        for name in ("temperature", "lr"):
-            value = getattr(self, name)
-            is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-            fits = is_number and 0 < float(value) < math.inf
-            checks.that(name, value, fits, "a finite number above 0")
+        checks.positive("temperature", self.temperature)
+        checks.positive("lr", self.lr)
         augment: Any = self.patch_augment
         named = isinstance(augment, str) and augment in ("color", "light")
         known = augment is None or named or isinstance(augment, Augmentation)

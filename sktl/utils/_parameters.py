@@ -65,6 +65,11 @@ class ParameterChecks:
                 f"{name} must be an integer of at least {minimum}{none}; got {value!r}."
             )
 
+    def positive(self, name: str, value: Any) -> None:
+        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        fits = is_number and 0 < float(value) < float("inf")
+        self.that(name, value, fits, "a finite number above 0")
+
     def n_jobs(self, value: Any) -> None:
         whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
         fine = value is None or (whole and value != 0)
