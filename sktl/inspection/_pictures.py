@@ -13,6 +13,7 @@ from PIL import Image
 from sktl.exceptions import BadImage, ImageDecodeError, ImageFormatError, ParameterError
 from sktl.images import ImageCollection, as_images
 from sktl.images._decode import BadImageError
+from sktl.utils._parameters import require_labels
 from sktl.utils._sklearn import rows_of_numbers
 
 __all__ = [
@@ -64,12 +65,7 @@ def labels_of(y: Any, n: int) -> npt.NDArray[Any]:
 def known_labels(y: Any, n: int, name: str = "y") -> npt.NDArray[Any]:
     """Labels as an array, one for each of n pictures and none missing; raise ParameterError."""
     labels = labels_of(y, n)
-    is_missing = pd.isna(np.asarray(y, dtype=object))  # of NaN among strings NumPy makes "nan"
-    if is_missing.any():
-        raise ParameterError(
-            f"{name} must give each picture a label; {is_missing.sum()} of {n} are missing, the "
-            f"first at position {is_missing.argmax()}. Leave these pictures out"
-        )
+    require_labels(y, name)
     return labels
 
 

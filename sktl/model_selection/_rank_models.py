@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from sktl.exceptions import ParameterError
 from sktl.model_selection._model_ranking import ModelRanking
 from sktl.model_selection._out_of_fold import as_positions, assemble, evaluate
+from sktl.utils._parameters import require_labels
 
 __all__ = ["rank_models"]
 
@@ -91,12 +92,7 @@ def rank_models(
     """
     named = _named(estimators)
     labels = column_or_1d(y)
-    missing = np.flatnonzero(pd.isna(np.asarray(y, dtype=object)))
-    if len(missing):
-        raise ParameterError(
-            f"rank_models: y must give each sample a label; {len(missing)} of {len(labels)} are "
-            f"missing, the first at position {missing[0]}. Leave these samples out"
-        )
+    require_labels(y, "rank_models: y", "sample")
     X, y = indexable(X, labels)
     if not (scoring is None or isinstance(scoring, str) or callable(scoring)):
         raise ParameterError(f"scoring must be one scorer, or the name of one; got {scoring!r}")

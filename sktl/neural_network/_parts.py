@@ -17,7 +17,7 @@ from sklearn.utils.validation import _check_sample_weight, column_or_1d
 
 from sktl.exceptions import ParameterError
 from sktl.training._settings import Labelled
-from sktl.utils._parameters import shown
+from sktl.utils._parameters import require_labels, shown
 from sktl.utils._sklearn import check_class_weight
 
 __all__ = ["classes_of", "groups_of", "of_one_type", "sample_weights", "split"]
@@ -74,19 +74,9 @@ def _whole(y: Any) -> Any:
     return np.asarray(y, dtype=None if dtype.kind in "fM" else object)
 
 
-def require_labels(y: npt.NDArray[Any], owner: str) -> None:
-    """Refuse missing labels."""
-    is_missing = pd.isna(y)
-    if is_missing.any():
-        raise ParameterError(
-            f"{owner}: y must give each picture a label; {is_missing.sum()} of {len(y)} are "
-            f"missing, the first at position {is_missing.argmax()}. Leave these pictures out"
-        )
-
-
 def of_one_type(y: npt.NDArray[Any], owner: str) -> npt.NDArray[Any]:
     """Labels in an array of their type, if all of them are there and can be sorted."""
-    require_labels(y, owner)
+    require_labels(y, f"{owner}: y")
     if y.dtype != object:
         return y
     types = {type(label) for label in y}

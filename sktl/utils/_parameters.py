@@ -11,7 +11,7 @@ import numpy as np
 
 from sktl.exceptions import ParameterError
 
-__all__ = ["ParameterChecks", "shown", "suggest"]
+__all__ = ["ParameterChecks", "require_labels", "shown", "suggest"]
 
 _MOST_SHOWN = 300  # characters of a value
 
@@ -27,6 +27,18 @@ def shown(value: Any) -> str:
     """What a value says of itself, cut where it is long."""
     text = repr(value)
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}... (cut)"
+
+
+def require_labels(y: Any, called: str, each: str = "picture") -> None:
+    """Raise ParameterError if some labels are missing."""
+    import pandas as pd
+
+    is_missing = pd.isna(np.asarray(y, dtype=object))  # of NaN among strings NumPy makes "nan"
+    if is_missing.any():
+        raise ParameterError(
+            f"{called} must give each {each} a label; {is_missing.sum()} of {len(is_missing)} are "
+            f"missing, the first at position {is_missing.argmax()}. Leave these {each}s out"
+        )
 
 
 class ParameterChecks:
