@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -101,21 +102,31 @@ def _on_cpu(
     """Each thread has a core of its own, and decodes and forwards a few pictures at a time.
 
     One network that spreads every operation over the cores makes them wait for each other
-    hundreds of times a picture.
+    hundreds of times a picture. Where another program computes, in threads of its own, a thread
+    more decodes while others wait for it.
     """
     cores = torch.get_num_threads()
     step = max(1, min(_CPU_STEP // n_crops(recipe.crops), -(-n_images // cores)))
     n_threads = min(cores, _MOST_REPLICAS, -(-n_images // step))
-    with _threads(n_threads, cores // n_threads) as threads:
+    at_work = threading.Semaphore(n_threads)
+    with _threads(n_threads + 1, cores // n_threads) as threads:
         sizes = {"n_images": n_images, "step": _CPU_STEP, "n_threads": n_threads}
         ready = threads.submit(ready_runner, network, recipe, device, runtime, **sizes)
         runner: Runner = ready.result()
-        settled = threads.submit(runner.settle)
+
+        def settle() -> None:
+            with at_work:
+                runner.settle()
+            if runner.keeps_waiting:
+                at_work.release()
 
         def work(positions: Sequence[int]) -> Batch:
-            decoded = _decode(images, positions, runner)
-            layers = runner(_stack(decoded.pixels, device)) if decoded.positions else []
-            return Batch(decoded.positions, layers, decoded.bad)
+            with at_work:
+                decoded = _decode(images, positions, runner)
+                layers = runner(_stack(decoded.pixels, device)) if decoded.positions else []
+                return Batch(decoded.positions, layers, decoded.bad)
+
+        settled = threads.submit(settle)
 
         for parts in _ahead(threads, work, chunks, step):
             layers = [part.layers for part in parts if part.positions]

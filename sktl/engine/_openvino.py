@@ -40,7 +40,7 @@ class OpenVinoRunner(Runner):
         uses_matrix_units: bool = False,
     ) -> None:
         super().__init__(export.backbone, export.recipe, device, step)
-        self.uses_matrix_units = uses_matrix_units
+        self.uses_matrix_units, self.keeps_waiting = uses_matrix_units, True
         core = importlib.import_module("openvino").Core()
         model = export.openvino.clone()
         if uses_matrix_units:

@@ -63,6 +63,7 @@ class Runner:
         self._lock, self._has_halved = threading.Lock(), False
         self.most = math.inf  # pictures; for more, another runner would be worth making
         self.uses_matrix_units = False  # for float32
+        self.keeps_waiting = False  # whoever calls it, as other threads compute
         self.preprocessing: Preprocessing = backbone.preprocessing.at_size(recipe.image_size)
         mean = torch.tensor(self.preprocessing.mean, device=device).view(1, 3, 1, 1)
         std = torch.tensor(self.preprocessing.std, device=device).view(1, 3, 1, 1)

@@ -281,6 +281,7 @@ class _FastestRunner(Runner):
                 runners.append(exported(name, self._export, self.device, self.step))
         del self._export
         self.fastest = _fastest_of(runners)
+        self.keeps_waiting = self.fastest.keeps_waiting
 
     def _run(self, x: torch.Tensor) -> list[torch.Tensor]:
         return self.fastest._run(x)

@@ -569,3 +569,31 @@ def test_the_same_calls_with_a_named_runtime_give_the_same_bits(monkeypatch):
     one, *others = (features.fit_transform(pictures(20)) for _ in range(3))
     for other in others:  # more than 32 pictures in all
         np.testing.assert_array_equal(other, one)
+
+
+@pytest.mark.parametrize("keeps_waiting", [False, True])
+def test_a_thread_more_than_cores_works_where_they_wait(monkeypatch, keeps_waiting):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    device = torch.device("cpu")
+    runner = _runtime.make_runner(small(), Recipe(), device, n_images=24, step=4)
+    runner.keeps_waiting = keeps_waiting
+    expected, run = 2 + keeps_waiting, runner._run
+    together, inside = threading.Condition(), {"now": 0, "most": 0}
+
+    def run_together(x):
+        with together:
+            inside["now"] += 1
+            inside["most"] = max(inside["most"], inside["now"])
+            together.notify_all()
+            together.wait_for(lambda: inside["most"] >= expected, timeout=10)
+        maps = run(x)
+        with together:
+            inside["now"] -= 1
+        return maps
+
+    monkeypatch.setattr(runner, "_run", run_together)
+    monkeypatch.setattr(_forward, "ready_runner", lambda *args, **sizes: runner)
+    args = as_images(pictures(24)), None, Recipe(), [range(24)]
+    (batch,) = _forward.forward(*args, n_images=24, device=device)
+    assert batch.positions == list(range(24))
+    assert inside["most"] == expected
