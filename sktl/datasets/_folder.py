@@ -13,7 +13,7 @@ from sklearn.utils import Bunch
 from sktl.exceptions import ParameterError
 from sktl.utils._parameters import suggest
 
-__all__ = ["PICTURE_SUFFIXES", "load_image_folder", "missing_files"]
+__all__ = ["PICTURE_SUFFIXES", "load_image_folder", "missing_files", "read_list"]
 
 # fmt: off
 PICTURE_SUFFIXES = frozenset({
@@ -120,6 +120,17 @@ def load_image_folder(
     )
 
 
+def read_list(file: str | os.PathLike[str]) -> list[str]:
+    """The lines of a text file in UTF-8, stripped, without empty ones; raise ParameterError."""
+    file = Path(file).expanduser()
+    # Editors on Windows may put a byte order mark before the first path.
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ParameterError(f"{file} is no text in UTF-8 ({error}); save it as such") from error
+    return [line.strip() for line in text.split("\n") if line.strip()]
+
+
 def missing_files(paths: Sequence[Path | str], hint: str) -> FileNotFoundError | None:
     """One error for all files that are not there, or None."""
     missing = [str(path) for path in paths if not os.path.isfile(path)]  # noqa: PTH113 (faster)
@@ -171,12 +182,7 @@ def _leads_back(folder: Path, root: Path) -> bool:
 
 
 def _read_split(split_file: Path, root: Path, *, in_classes: bool) -> list[str]:
-    # Editors on Windows may put a byte order mark before the first path.
-    try:
-        text = split_file.expanduser().read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as unknown:
-        raise ParameterError(f"{split_file} is no text in UTF-8: {unknown}") from unknown
-    chosen = [Path(line.strip()) for line in text.split("\n") if line.strip()]
+    chosen = [Path(line) for line in read_list(split_file)]
     outside = [
         str(path)
         for path in chosen

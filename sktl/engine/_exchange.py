@@ -15,13 +15,13 @@ import numpy.typing as npt
 
 from sktl.engine._database import among, description_of, is_intact
 from sktl.exceptions import ParameterError
+from sktl.images._decode import WHITE
 from sktl.images._digest import Content
 from sktl.utils._optional import import_optional
 
 __all__ = ["read_hdf5", "write_hdf5"]
 
 _FORMAT, _VERSION = "sktl features", 2
-_WHITE = 255, 255, 255
 _STEP = 500
 
 
@@ -51,7 +51,7 @@ def write_hdf5(
             )
         ]
         known = {
-            Content(digest, bool(is_opaque)).on(_WHITE): path
+            Content(digest, bool(is_opaque)).on(WHITE): path
             for digest, is_opaque, path in db.execute("SELECT digest, is_opaque, path FROM files")
         }
         paths = [known.get(picture, "") for picture in pictures if picture is not None]

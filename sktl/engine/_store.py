@@ -32,7 +32,7 @@ from sktl.engine._hits import note_hits, write_hits
 from sktl.engine._rows import file_bytes, read_rows, verify_rows, write_rows
 from sktl.exceptions import ParameterError, StoreWarning
 from sktl.images import as_images
-from sktl.images._decode import RGB
+from sktl.images._decode import RGB, WHITE
 
 __all__ = ["FeatureStore", "StoredLayer", "default_store_path"]
 
@@ -266,7 +266,7 @@ class FeatureStore:
             with contextlib.suppress(Exception), self._database.open() as db:
                 give_back(db, owner)
 
-    def see_files(self, paths: Sequence[str], background: RGB = (255, 255, 255)) -> list[Seen]:
+    def see_files(self, paths: Sequence[str], background: RGB = WHITE) -> list[Seen]:
         """Digests of files, read again only if size, times or inode have changed.
 
         Parameters

@@ -15,6 +15,7 @@ from sktl.exceptions import BadImage, ImageDecodeError, ImageFormatError
 from sktl.images._arrays import ArrayFormat
 from sktl.images._decode import (
     RGB,
+    WHITE,
     BadImageError,
     check_encoded,
     describe,
@@ -76,7 +77,7 @@ class ImageCollection:
         kind: str,
         *,
         array_format: ArrayFormat | None = None,
-        background: RGB = (255, 255, 255),
+        background: RGB = WHITE,
         positions: npt.NDArray[np.intp] | None = None,
     ) -> None:
         self._items = items

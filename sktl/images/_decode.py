@@ -20,6 +20,7 @@ from sktl.utils._quiet import PILLOW_QUIET
 
 __all__ = [
     "RGB",
+    "WHITE",
     "Background",
     "BadImageError",
     "check_encoded",
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 RGB = tuple[int, int, int]
+WHITE: RGB = (255, 255, 255)
 _JPEG = b"\xff\xd8\xff"
 # Whose headers say whether they are transparent; a PNG's chunk may also come behind its pixels.
 _OUTSPOKEN = ("PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PCX", "PPM", "TGA")

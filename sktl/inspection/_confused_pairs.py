@@ -9,7 +9,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from sktl.exceptions import ParameterError
-from sktl.inspection._pictures import check_one_type, known_labels
+from sktl.inspection._pictures import known_labels
+from sktl.utils._parameters import require_one_kind
 
 __all__ = ["confused_pairs"]
 
@@ -49,7 +50,7 @@ def confused_pairs(y_true: npt.ArrayLike, y_pred: npt.ArrayLike) -> pd.DataFrame
         raise ParameterError(f"y_true must have one label a picture; got shape {truth.shape}")
     truth = known_labels(y_true, len(truth), "y_true")
     prediction = known_labels(y_pred, len(truth), "y_pred")
-    check_one_type(y_true=truth, y_pred=prediction)
+    require_one_kind(y_true=truth, y_pred=prediction)
     frame = pd.DataFrame({"truth": truth, "prediction": prediction})
     wrong = frame[frame["truth"] != frame["prediction"]]
     pairs = wrong.groupby(["truth", "prediction"]).size().reset_index(name="count")

@@ -13,7 +13,8 @@ from sklearn.utils.validation import _num_samples
 
 from sktl.exceptions import ImageFormatError, ParameterError
 from sktl.images import ImageCollection
-from sktl.inspection._pictures import check_one_type, known_labels, pictures_of
+from sktl.inspection._pictures import known_labels, pictures_of
+from sktl.utils._parameters import require_one_kind
 
 __all__ = [
     "CleanlabInputs",
@@ -242,7 +243,7 @@ def predict_probabilities(
                 f"{type(estimator).__name__} has no classes_: call fit first, or pass cv="
             )
         classes = np.asarray(estimator.classes_)
-        check_one_type(y=labels, classes=classes)
+        require_one_kind(y=labels, classes=classes)
         return classes, np.asarray(estimator.predict_proba(X))
     from sklearn.base import clone
     from sklearn.model_selection import check_cv
@@ -286,7 +287,7 @@ def check_probabilities(
         )
     if len(set(known.tolist())) < len(known):
         raise ParameterError(f"classes must differ; got {known.tolist()}")
-    check_one_type(y=y, classes=known)
+    require_one_kind(y=y, classes=known)
     if not ((probabilities >= 0) & (probabilities <= 1 + 1e-6)).all():
         raise ParameterError("y_proba must be probabilities between 0 and 1, without NaN")
     return y, probabilities, known

@@ -18,7 +18,6 @@ from sktl.utils._sklearn import rows_of_numbers
 
 __all__ = [
     "check_count",
-    "check_one_type",
     "known_labels",
     "labels_of",
     "pictures_of",
@@ -67,17 +66,6 @@ def known_labels(y: Any, n: int, name: str = "y") -> npt.NDArray[Any]:
     labels = labels_of(y, n)
     require_labels(y, name)
     return labels
-
-
-def check_one_type(**labels: npt.NDArray[Any]) -> None:
-    """Raise ParameterError if some labels are texts and others are not, so that none are equal."""
-    given = {name: values.tolist() for name, values in labels.items() if len(values)}
-    if len({all(isinstance(value, str) for value in values) for values in given.values()}) > 1:
-        firsts = " and ".join(f"{values[0]!r} in {name}" for name, values in given.items())
-        raise ParameterError(
-            f"{' and '.join(given)} must be of one type, for their labels to be the same; got "
-            f"{firsts}"
-        )
 
 
 def check_count(name: str, value: Any, minimum: int = 1) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sktl.exceptions import ParameterError
-from sktl.metrics._top_k import check_kinds
+from sktl.utils._parameters import require_one_kind
 
 __all__ = ["make_out_of_subset_scorer", "out_of_subset_rate"]
 
@@ -49,7 +49,7 @@ def out_of_subset_rate(y_pred: npt.ArrayLike, subset: Iterable[Any]) -> float:
     predicted, allowed = labels.tolist(), _labels_of(subset)
     if not predicted or not allowed:
         raise ParameterError("y_pred and subset need at least one label each")
-    check_kinds(y_pred=predicted, subset=allowed)
+    require_one_kind(y_pred=predicted, subset=allowed)
     known = set(allowed)
     return float(np.mean([label not in known for label in predicted]))
 

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sktl.exceptions import ParameterError
+from sktl.utils._parameters import require_one_kind
 from sktl.utils._sklearn import CachingScorer
 
-__all__ = ["check_kinds", "make_top_k_scorer", "top_k_accuracy"]
+__all__ = ["make_top_k_scorer", "top_k_accuracy"]
 
 
 def top_k_accuracy(
@@ -70,22 +71,11 @@ def top_k_accuracy(
         )
     if np.isnan(y_score).any():
         raise ParameterError("y_score has NaN: the scores of some samples cannot be ranked")
-    check_kinds(y_true=y_true.tolist(), classes=classes.tolist())
+    require_one_kind(y_true=y_true, classes=classes)
     ranked = np.argsort(-y_score, axis=1, kind="stable")[:, :k]
     hit = (classes[ranked] == y_true[:, None]).any(axis=1)
     weights = None if sample_weight is None else _check_weights(sample_weight, len(hit))
     return float(np.average(hit, weights=weights))
-
-
-def check_kinds(**labels: list[Any]) -> None:
-    """Raise a ParameterError where all labels of one list are strings, and none of the other."""
-    (one, some), (other, others) = labels.items()
-    are_texts, are_others = ({isinstance(v, str) for v in part} for part in (some, others))
-    if are_texts and are_others and not are_texts & are_others:
-        raise ParameterError(
-            f"{one} and {other} must be of one kind for their labels to be the same; got "
-            f"{some[0]!r} and {others[0]!r}"
-        )
 
 
 def _check_weights(sample_weight: Any, n: int) -> npt.NDArray[np.float64]:

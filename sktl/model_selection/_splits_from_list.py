@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from sktl.datasets._folder import read_list
 from sktl.exceptions import ParameterError
 from sktl.images import as_images
 from sktl.utils._parameters import ParameterChecks
@@ -74,15 +75,7 @@ def split_from_list(
     images = as_images(X)
     if images.kind != "paths":
         raise ParameterError(f"X must hold paths, for a list to name them; got {images.kind}")
-    list_file = Path(list_file).expanduser()
-    # Editors on Windows may put a byte order mark before the first path.
-    try:
-        text = list_file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ParameterError(
-            f"{list_file} is no text in UTF-8 ({error}); save it as such"
-        ) from error
-    lines = {_path_parts(line.strip()): line.strip() for line in text.split("\n") if line.strip()}
+    lines = {_path_parts(line): line for line in read_list(list_file)}
     if not lines:
         raise ParameterError(f"{list_file} lists no pictures")
     depths = {len(parts) for parts in lines}
@@ -104,7 +97,7 @@ def split_from_list(
 
 
 def _wrong_lines(
-    problem: str, wrong: list[str], n_lines: int, list_file: Path, n_images: int
+    problem: str, wrong: list[str], n_lines: int, list_file: Any, n_images: int
 ) -> ParameterError:
     more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
     return ParameterError(

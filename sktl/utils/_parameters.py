@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from sktl.exceptions import ParameterError
 
@@ -38,6 +39,21 @@ def require_labels(y: Any, called: str, each: str = "picture") -> None:
         raise ParameterError(
             f"{called} must give each {each} a label; {is_missing.sum()} of {len(is_missing)} are "
             f"missing, the first at position {is_missing.argmax()}. Leave these {each}s out"
+        )
+
+
+def require_one_kind(**labels: list[Any] | npt.NDArray[Any]) -> None:
+    """Raise ParameterError where some lists hold only strings and others none: no two are equal."""
+    given = {
+        name: values.tolist() if isinstance(values, np.ndarray) else values
+        for name, values in labels.items()
+    }
+    kinds = [{isinstance(value, str) for value in values} for values in given.values()]
+    if all(kinds) and not set.intersection(*kinds):
+        firsts = " and ".join(f"{values[0]!r} in {name}" for name, values in given.items())
+        raise ParameterError(
+            f"{' and '.join(given)} must be of one kind, for their labels to be the same; got "
+            f"{firsts}"
         )
 
 

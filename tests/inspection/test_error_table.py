@@ -128,7 +128,7 @@ def test_labels_are_checked_before_work(cv):
             show(model, pictures, ["a", "b", None, "a"], cv=cv)
     with pytest.raises(ParameterError, match="test every picture once"):
         error_table(model, X, list("abab"), cv=ShuffleSplit(7, random_state=0))
-    with pytest.raises(ParameterError, match=r"one type.* 0 in y and 'a' in classes"):
+    with pytest.raises(ParameterError, match=r"one kind.* 0 in y and 'a' in classes"):
         error_table(model, X, [0, 1, 0, 1])
 
 
@@ -152,7 +152,7 @@ def test_classes_that_do_not_go_with_the_labels():
     proba = [[0.5, 0.5], [0.5, 0.5]]
     with pytest.raises(ParameterError, match=r"classes must differ; got \[0, 0\]"):
         error_table_from_predictions(["1.png", "2.png"], [0, 1], proba, classes=[0, 0])
-    with pytest.raises(ParameterError, match=r"one type.* 0 in y and 'a' in classes"):
+    with pytest.raises(ParameterError, match=r"one kind.* 0 in y and 'a' in classes"):
         error_table_from_predictions(["1.png", "2.png"], [0, 1], proba, classes=["a", "b"])
 
 
@@ -219,7 +219,7 @@ def test_confused_pairs_of_nothing_and_bad_input():
 
 
 def test_confused_pairs_of_labels_of_two_types_are_refused():
-    with pytest.raises(ParameterError, match=r"one type.* 1 in y_true and '1' in y_pred"):
+    with pytest.raises(ParameterError, match=r"one kind.* 1 in y_true and '1' in y_pred"):
         confused_pairs([1, 2, 3], ["1", "2", "3"])
 
 
