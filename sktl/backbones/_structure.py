@@ -52,7 +52,8 @@ class _Description:
 
     def __init__(self) -> None:
         self.digest = hashlib.sha256()
-        self._seen: dict[int, Any] = {}  # held, so that no other gets their address
+        # By their address, in which order they came; held, so that no other gets it.
+        self._seen: dict[int, tuple[int, Any]] = {}
 
     def add_network(self, network: nn.Module) -> None:
         self._write(without_addresses(network))
@@ -62,7 +63,8 @@ class _Description:
                 self._write(name)
                 self.add(buffer)
         parts = dict(network.named_modules())
-        self._seen.update((id(part), part) for part in parts.values())
+        for part in parts.values():
+            self._see(part)
         for name, part in parts.items():
             kind = type(part)
             self._write(f"{name} {_name(kind)}")
@@ -87,11 +89,14 @@ class _Description:
             self._write(f"{thing.dtype} {thing.shape}")
             self.digest.update(thing.tobytes())
         elif id(thing) in self._seen:
-            self._write("again")
+            self._write(f"again {self._seen[id(thing)][0]}")
         else:
-            self._seen[id(thing)] = thing
+            self._see(thing)
             self._write(_name(type(thing)))
             self._add_new(thing)
+
+    def _see(self, thing: Any) -> None:
+        self._seen.setdefault(id(thing), (len(self._seen), thing))
 
     def _add_new(self, thing: Any) -> None:
         if isinstance(thing, (list, tuple)):

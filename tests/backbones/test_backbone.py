@@ -660,6 +660,12 @@ def _clamps(most):
     return clamp
 
 
+def _in_turn(most):
+    one, other = _clamps(1e6), _clamps(2e6)
+    parts = [one, other, other if most > 1e6 else one]
+    return lambda x: functools.reduce(lambda y, part: part(y), parts, x)
+
+
 def _hooked(most):
     network = Held()
     network.stem.register_forward_hook(lambda module, inputs, output: output.clamp(max=most))
@@ -679,6 +685,7 @@ def _patched(most):
         lambda most: Held([F.relu6, F.relu][most > 1e6]),
         lambda most: Held([lambda x: x.clamp(max=1e6), lambda x: x.clamp(max=2e6)][most > 1e6]),
         lambda most: Held(_clamps(most)),
+        lambda most: Held(_in_turn(most)),
         lambda most: Held(functools.partial(torch.clamp, max=most)),
         lambda most: Held(SimpleNamespace(most=most)),
         lambda most: Held(torch.tensor([1.0, 1 + most * 1e-12])),
@@ -688,8 +695,8 @@ def _patched(most):
         _patched,
     ],
     ids=[
-        *("function", "lambda", "closure", "partial", "object", "tensor", "array", "graph", "hook"),
-        "forward",
+        *("function", "lambda", "closure", "closures", "partial", "object", "tensor", "array"),
+        *("graph", "hook", "forward"),
     ],
 )
 def test_what_a_network_holds_tells_it_apart(make):
