@@ -121,10 +121,12 @@ def _weights(value: Any) -> str | None:
     module = value if isinstance(value, torch.nn.Module) else getattr(value, "module", None)
     if not isinstance(module, torch.nn.Module):
         return None
+    from sktl.backbones._structure import digest_structure
     from sktl.backbones._weights import digest_tensors
 
     preprocessing = getattr(value, "preprocessing", None)  # of a Backbone
-    return str(joblib.hash(f"{module!r} {digest_tensors(module)} {preprocessing!r}"))
+    parts = digest_tensors(module), digest_structure(module), preprocessing
+    return str(joblib.hash(repr(parts)))
 
 
 def _samples(X: Any) -> str:

@@ -356,6 +356,12 @@ def backbone_of(weight):
     return Backbone(network_of(weight), preprocessing=Preprocessing(size=8, resize=8))
 
 
+def hooked(factor):
+    net = network_of(1)
+    net.register_forward_hook(lambda module, inputs, output: output * factor)
+    return net
+
+
 LONG = np.arange(5000.0)
 
 
@@ -380,6 +386,7 @@ LONG = np.arange(5000.0)
         (lambda v: torch.tensor([v]), 1, 2),
         (network_of, 1, 2),
         (backbone_of, 1, 2),
+        (hooked, 1, 2),
         (lambda v: stats.uniform(0, v), 1, 2),
     ],
 )
