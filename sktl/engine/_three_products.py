@@ -115,12 +115,14 @@ def _is_scaled(operation: Any) -> bool:
 def _weights(weights: npt.NDArray[np.float32]) -> Any:
     """(n_out, n_in, ...) float32 to a (n_out, 3 n_in, ...) tensor of bfloat16."""
     openvino = importlib.import_module("openvino")
+    n_out, n_in, *kernel = weights.shape
+    tensor = openvino.Tensor(openvino.Type.bf16, openvino.Shape([n_out, 3 * n_in, *kernel]))
+    parts = torch.from_numpy(tensor.data.view(np.int16)).view(torch.bfloat16)
+    first, again, rest = parts.split(n_in, dim=1)  # for x1, x2 and x1
     whole = torch.from_numpy(np.array(weights))
-    first = whole.bfloat16()
-    rest = (whole - first.float()).bfloat16()
-    parts = torch.cat([first, first, rest], dim=1)  # for x1, x2 and x1
-    tensor = openvino.Tensor(openvino.Type.bf16, openvino.Shape(list(parts.shape)))
-    tensor.data.view(np.int16)[...] = parts.view(torch.int16).numpy()
+    first.copy_(whole)
+    again.copy_(first)
+    rest.copy_(whole.sub_(first))
     return tensor
 
 
