@@ -118,7 +118,7 @@ def _weights(weights: npt.NDArray[np.float32]) -> Any:
     n_out, n_in, *kernel = weights.shape
     tensor = openvino.Tensor(openvino.Type.bf16, openvino.Shape([n_out, 3 * n_in, *kernel]))
     parts = torch.from_numpy(tensor.data.view(np.int16)).view(torch.bfloat16)
-    first, again, rest = parts.split(n_in, dim=1)  # for x1, x2 and x1
+    first, again, rest = torch.split(parts, n_in, dim=1)  # for x1, x2 and x1
     whole = torch.from_numpy(np.array(weights))
     first.copy_(whole)
     again.copy_(first)
