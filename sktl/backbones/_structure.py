@@ -9,7 +9,8 @@ import hashlib
 import inspect
 import sys
 import types
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,9 @@ _OF_CLASSES = {
     "__firstlineno__", "__module__", "__static_attributes__", "__weakref__",
 }  # fmt: skip
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
+# What the program that runs, a notebook too, is called: in it, and in processes that it starts.
+_SCRIPT = "__main__"
+_SCRIPTS = (_SCRIPT, "__mp_main__")
 
 
 def digest_structure(module: nn.Module) -> str:
@@ -44,6 +48,7 @@ def digest_structure(module: nn.Module) -> str:
     """
     description = _Description()
     description.add_network(module)
+    description.finish()
     return description.digest.hexdigest()
 
 
@@ -54,6 +59,17 @@ class _Description:
         self.digest = hashlib.sha256()
         # By their address, in which order they came; held, so that no other gets it.
         self._seen: dict[int, tuple[int, Any]] = {}
+        # Functions and classes, which may call each other deeper than Python nests calls.
+        self._later: deque[Any] = deque()
+
+    def finish(self) -> None:
+        """Put in what was left for later."""
+        while self._later:
+            thing = self._later.popleft()
+            if isinstance(thing, type):
+                self._add_class(thing)
+            else:
+                self._add_function(thing)
 
     def add_network(self, network: nn.Module) -> None:
         self._write(without_addresses(network))
@@ -62,27 +78,33 @@ class _Description:
             if name not in saved:
                 self._write(name)
                 self.add(buffer)
-        parts = dict(network.named_modules())
+        parts = dict(network.named_modules(remove_duplicate=False))
         for part in parts.values():
             self._see(part)
+        described: set[int] = set()
         for name, part in parts.items():
-            kind = type(part)
-            self._write(f"{name} {_name(kind)}")
+            kind, number = type(part), self._seen[id(part)][0]
+            self._write(f"{name} {_name(kind)} {number}")
+            if number in described:
+                continue
+            described.add(number)
             for table in _HOOKS:
                 self.add(list(vars(part).get(table, {}).values()))
             if isinstance(part, torch.fx.GraphModule):
                 self._write(part.code)
             own = {k: v for k, v in vars(part).items() if k not in inherited or k == "forward"}
             if _root(kind) in _LIBRARIES:
-                own = {k: v for k, v in own.items() if isinstance(v, _FUNCTIONS)}
+                own = {k: v for k, v in own.items() if isinstance(v, (*_FUNCTIONS, *_PLAIN, list))}
             else:
                 self.add(kind)
             self._add_table(own)
 
     def add(self, thing: Any) -> None:
         """Whatever a network may hold."""
-        if isinstance(thing, _PLAIN):
+        if type(thing) in _PLAIN or isinstance(thing, np.generic):
             self._write(f"{type(thing).__name__} {thing!r}")
+        elif isinstance(thing, torch.Tensor) and thing.is_meta:  # of a run without numbers
+            self._write(f"{thing.dtype} {tuple(thing.shape)}")
         elif isinstance(thing, torch.Tensor):
             add_tensor(self.digest, "", thing)
         elif isinstance(thing, np.ndarray) and thing.dtype != object:
@@ -99,12 +121,18 @@ class _Description:
         self._seen.setdefault(id(thing), (len(self._seen), thing))
 
     def _add_new(self, thing: Any) -> None:
-        if isinstance(thing, (list, tuple)):
-            self._add_all(thing)
+        is_object = not isinstance(thing, (type, nn.Module, types.FunctionType))
+        if is_object and not _is_installed(type(thing)):
+            self.add(type(thing))
+            self._add_table(_attributes(thing))
+        if isinstance(thing, (list, tuple, deque)):
+            self._add_all(list(thing))
         elif isinstance(thing, (set, frozenset)):
-            self._add_all(sorted(thing, key=repr))
-        elif isinstance(thing, dict):
-            self._add_table({without_addresses(key): value for key, value in thing.items()})
+            self._add_all(sorted(thing, key=without_addresses))
+        elif isinstance(thing, Mapping):
+            self._add_all([part for item in thing.items() for part in item])
+        elif isinstance(thing, _PLAIN):
+            self._write(repr(thing))
         elif isinstance(thing, functools.partial):
             self._add_all((thing.func, thing.args, thing.keywords))
         elif isinstance(thing, types.MethodType):
@@ -113,37 +141,58 @@ class _Description:
             self.add(thing.fget)
         elif isinstance(thing, (staticmethod, classmethod)):
             self.add(thing.__func__)
+        elif isinstance(thing, functools.cached_property):
+            self.add(thing.func)
+        elif isinstance(thing, torch.jit.ScriptFunction):
+            code: Any = thing.code
+            self._write(code)
         elif isinstance(thing, nn.Module):  # which is no part of the network's own tree
             self._write(digest_tensors(thing))
             self.add_network(thing)
         elif isinstance(thing, types.FunctionType):
             self._write(_name(thing))
             if not _is_installed(thing):
-                self._add_function(thing)
+                self._later.append(thing)
         elif isinstance(thing, type):
-            self._add_class(thing)
-        elif hasattr(thing, "__dict__") and not _is_installed(type(thing)):
-            self.add(type(thing))
+            self._later.append(thing)
+        elif isinstance(thing, types.SimpleNamespace):
             self._add_table(vars(thing))
-        else:
+        elif _is_installed(type(thing)):
             self._write(without_addresses(thing))
+            self.add(getattr(thing, "__wrapped__", None))  # of functools.cache
 
     def _add_function(self, function: types.FunctionType) -> None:
         self._add_code(function.__code__)
         self._add_all((function.__defaults__, function.__kwdefaults__))
-        for cell in function.__closure__ or ():
+        code, known = function.__code__, function.__globals__
+        names = _names_of(code)
+        used = [(name, known[name]) for name in sorted(_globals_of(code) & known.keys())]
+        for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             with contextlib.suppress(ValueError):  # empty yet
-                self.add(cell.cell_contents)
-        known = function.__globals__
-        for name in sorted(_globals_of(function.__code__) & known.keys()):
+                used.append((name, cell.cell_contents))
+        for name, value in used:
             self._write(name)
-            value = known[name]
             if isinstance(value, types.ModuleType):
-                if not _is_installed(value):
-                    names = _names_of(function.__code__) & vars(value).keys()
-                    self._add_table({used: vars(value)[used] for used in names})
+                self._add_module(value, names)
             else:
                 self.add(value)
+        for name in sorted(_imported_by(code)):
+            for module in (name, f"{known.get('__package__')}.{name}"):
+                if module in sys.modules:
+                    self._add_module(sys.modules[module], names)
+
+    def _add_module(self, module: types.ModuleType, names: set[str]) -> None:
+        """What code with these names in it may use of a module."""
+        if _is_installed(module):
+            return
+        there = {name: value for name, value in vars(module).items() if not name.startswith("__")}
+        used = there.keys() if "getattr" in names else names & there.keys()
+        for name in sorted(used):
+            self._write(name)
+            if not isinstance(there[name], types.ModuleType):
+                self.add(there[name])
+            elif there[name].__name__.startswith(f"{module.__name__}."):  # one of its own parts
+                self._add_module(there[name], names)
 
     def _add_code(self, code: types.CodeType) -> None:
         self.digest.update(code.co_code)
@@ -182,7 +231,9 @@ class _Description:
 
 
 def _name(thing: Any) -> str:
-    return f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', '')}"
+    module = getattr(thing, "__module__", "")
+    module = _SCRIPT if module in _SCRIPTS else module
+    return f"{module}.{getattr(thing, '__qualname__', '')}"
 
 
 def _root(thing: Any) -> str:
@@ -190,10 +241,24 @@ def _root(thing: Any) -> str:
     return (name or "").partition(".")[0]
 
 
+def _attributes(thing: Any) -> dict[str, Any]:
+    """What an object holds under a name."""
+    slots = [
+        name
+        for kind in type(thing).__mro__
+        for name, value in vars(kind).items()
+        if isinstance(value, types.MemberDescriptorType)
+    ]
+    held = {name: getattr(thing, name) for name in slots if hasattr(thing, name)}
+    return {**held, **getattr(thing, "__dict__", {})}
+
+
 def _is_installed(thing: Any) -> bool:
     """Whether it came with Python or a package, which stays as it is as long as its version."""
     root = _root(thing)
-    if root in _LIBRARIES or (root in sys.stdlib_module_names and root != "__main__"):
+    if root in _SCRIPTS:  # whose file is, in a worker process, that of what started it
+        return False
+    if root in _LIBRARIES or root in sys.stdlib_module_names:
         return True
     file = getattr(sys.modules.get(root), "__file__", None) or ""
     return "site-packages" in file or "dist-packages" in file
@@ -208,6 +273,16 @@ def _codes(code: types.CodeType) -> Iterable[types.CodeType]:
 
 def _names_of(code: types.CodeType) -> set[str]:
     return {name for inner in _codes(code) for name in inner.co_names}
+
+
+def _imported_by(code: types.CodeType) -> set[str]:
+    """Modules that code imports as it runs."""
+    return {
+        step.argval
+        for inner in _codes(code)
+        for step in dis.get_instructions(inner)
+        if step.opname == "IMPORT_NAME"
+    }
 
 
 def _globals_of(code: types.CodeType) -> set[str]:

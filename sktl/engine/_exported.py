@@ -121,7 +121,11 @@ def _check(runner: Runner, export: Export, tolerance: float) -> None:
     What the tracer saw for two pictures, such as a Python loop, need not hold for three.
     """
     name = export.backbone.spec.name
-    for x, expected in export.samples:
+    try:
+        samples = export.samples
+    except Exception as error:
+        raise ParameterError(f"{name} cannot be checked: {error}") from error
+    for x, expected in samples:
         try:
             same = is_same(expected, runner._run(x), tolerance, least=1e-6)
         except Exception as error:

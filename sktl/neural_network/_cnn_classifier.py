@@ -172,7 +172,8 @@ class CNNClassifier(
     best_score_ : float
         Its validation accuracy; NaN without validation.
     final_score_ : float
-        Validation accuracy after the last epoch; NaN without validation.
+        Validation accuracy after the last epoch, before callbacks put other weights back; NaN
+        without validation.
     backbone_ : Backbone
         The trained network, usable as `backbone` of other estimators.
     value_range_ : tuple of 2 floats

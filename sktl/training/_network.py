@@ -24,6 +24,8 @@ __all__ = ["Cut", "TransferNet", "put_tensors"]
 
 # How many places before the first part that learns are tried as the place to cut.
 _TRIED = 4
+# Of whose modules only the dropouts draw at random.
+_LIBRARIES = ("torch", "torchvision", "timm", "sktl")
 
 
 class TransferNet(nn.Module):
@@ -58,6 +60,7 @@ class TransferNet(nn.Module):
         self.cut: Cut | None = None
         self._holds_statistics: bool = True
         self._first: float = -1  # place of what learns, unless everything does
+        self._resting: set[str] = set()  # modules without parameters
         self._order = _order(backbone)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -115,6 +118,7 @@ class TransferNet(nn.Module):
         self._holds_statistics = (
             is_pretrained if phase.batch_norm == "auto" else phase.batch_norm == "frozen"
         )
+        self._resting = self._in_front_of_frozen()
 
     def learning(self, train: str | Sequence[str]) -> set[str]:
         """Names of the parameters of the trunk that learn.
@@ -241,14 +245,14 @@ class TransferNet(nn.Module):
         return None
 
     def _random_modules(self) -> list[int]:
-        """Numbers of the modules that draw at random in training, dropouts for instance."""
+        """Numbers of the modules that may draw at random in training, dropouts for instance."""
         self.train()
         net, _ = self._order.unwrapped(self.trunk)
         return [
             i
             for i, path in enumerate(self._order.paths)
             if any(
-                module.training and type(module).__name__.lower().startswith("drop")
+                module.training and _may_draw(module)
                 for module in net.get_submodule(path).modules()
             )
         ]
@@ -294,12 +298,44 @@ class TransferNet(nn.Module):
         """
         for name, module in part.named_modules():
             own = list(module.parameters())
-            is_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+            is_norm = _is_norm(module)
             is_frozen = bool(own) and not any(p.requires_grad for p in own)
             if is_norm and not own:
                 is_frozen = self._order.place(f"{name}.") < self._first
-            if is_frozen or (is_norm and self._holds_statistics):
+            if is_frozen or name in self._resting or (is_norm and self._holds_statistics):
                 module.eval()
+
+    def _in_front_of_frozen(self) -> set[str]:
+        """Modules without parameters behind which a frozen one comes first, dropouts for instance.
+
+        That in front of what learns, the head too, is part of its training.
+        """
+        net, prefix = self._order.unwrapped(self.trunk)
+        resting, is_frozen = set(), False
+        for path in reversed(self._order.paths):
+            module = net.get_submodule(path)
+            own = list(module.parameters(recurse=False))
+            if own:
+                is_frozen = not any(p.requires_grad for p in own)
+            elif is_frozen and _has_no_parameters(module) and not _is_norm(module):
+                resting.add(f"{prefix}{path}")
+        return resting
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.batchnorm._BatchNorm)
+
+
+def _has_no_parameters(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is None
+
+
+def _may_draw(module: nn.Module) -> bool:
+    """Whether a module is a dropout of some kind, or might be as it comes with no library."""
+    kind = type(module)
+    if "drop" in kind.__name__.lower():
+        return True
+    return kind.__module__.partition(".")[0] not in _LIBRARIES and _has_no_parameters(module)
 
 
 class Cut:

@@ -48,7 +48,7 @@ class Phase(BaseEstimator):
         follows them; a normalisation behind the last block counts with it; ``"conv"``:
         all up to the bottleneck; ``"fc"``: all behind it; ``"all"``; or a list of module paths
         (``"layer4"``) and patterns of parameter names (``"layer?.*.conv2.*"``). What does not
-        learn is in eval mode: its batch normalisation and its dropout too.
+        learn is in eval mode: its batch normalisation and the dropout in front of it too.
     epochs : int, default=10
         Largest number of passes over the training pictures.
     optimizer : str, default="sgd"
@@ -180,6 +180,9 @@ class Phase(BaseEstimator):
         number("momentum")
         if self._is_nesterov:
             number("momentum", above=0)
+        momentum: Any = self.momentum
+        if self.optimizer in _WITH_MOMENTUM and isinstance(momentum, numbers.Real):
+            checks.that(f"{name}__momentum", momentum, float(momentum) < 1, "below 1")
         number("weight_decay")
         number("gamma", above=0)
         if isinstance(self.schedule, str) and self.schedule == "plateau":
@@ -196,12 +199,14 @@ class Phase(BaseEstimator):
                 f"{name}__schedule",
                 schedule,
                 len(schedule) > 0
-                and all(isinstance(epoch, numbers.Integral) for epoch in schedule)
+                and all(
+                    isinstance(epoch, numbers.Integral) and int(epoch) >= 0 for epoch in schedule
+                )
                 and all(
                     isinstance(lr, numbers.Real) and 0 < float(lr) <= _MOST
                     for lr in schedule.values()
                 ),
-                f"a table {{epoch: learning rate above 0, to {_MOST:g}}}",
+                f"a table {{epoch, from 0: learning rate above 0, to {_MOST:g}}}",
             )
         elif self.schedule is not None:
             rule = f"one of {_SCHEDULES}, a table {{epoch: learning rate}} or None"

@@ -39,7 +39,8 @@ class Patience(BaseEstimator):
         checks.integer("early_stopping__epochs", self.epochs, minimum=1)
         delta: Any = self.min_delta
         is_number = isinstance(delta, numbers.Real) and not isinstance(delta, bool)
-        checks.that("early_stopping__min_delta", delta, is_number, "a number")
+        fine = is_number and 0 <= float(delta) < np.inf
+        checks.that("early_stopping__min_delta", delta, fine, "a finite number of at least 0")
 
     def stops(self, losses: list[float]) -> bool:
         """Whether to stop.

@@ -184,7 +184,9 @@ class Trainer:
             if is_last:
                 bar.total -= limit - 1 - epoch
                 break
+        history = net.history
         net.notify("on_train_end", X=parts, y=None)
+        net.history = history  # for which skorch's Checkpoint puts that of its best epoch
 
     def _begin_phase(self, phase: Phase) -> tuple[Source, Source | None]:
         """Freeze, find the data of the training and validation part, and make the optimizer."""

@@ -1,5 +1,6 @@
 import copy
 import functools
+import importlib
 import os
 import pickle
 import subprocess
@@ -666,6 +667,26 @@ def _in_turn(most):
     return lambda x: functools.reduce(lambda y, part: part(y), parts, x)
 
 
+def _in_slots(most):
+    class Clamp:
+        __slots__ = ("most",)
+
+        def __call__(self, x):
+            return x.clamp(max=self.most)
+
+    clamp = Clamp()
+    clamp.most = most
+    return clamp
+
+
+def _cached(most):
+    @functools.cache
+    def limit():
+        return 1e6 if most == 1e6 else 2e6
+
+    return lambda x: x.clamp(max=limit())
+
+
 def _hooked(most):
     network = Held()
     network.stem.register_forward_hook(lambda module, inputs, output: output.clamp(max=most))
@@ -686,6 +707,8 @@ def _patched(most):
         lambda most: Held([lambda x: x.clamp(max=1e6), lambda x: x.clamp(max=2e6)][most > 1e6]),
         lambda most: Held(_clamps(most)),
         lambda most: Held(_in_turn(most)),
+        lambda most: Held(_in_slots(most)),
+        lambda most: Held(_cached(most)),
         lambda most: Held(functools.partial(torch.clamp, max=most)),
         lambda most: Held(SimpleNamespace(most=most)),
         lambda most: Held(torch.tensor([1.0, 1 + most * 1e-12])),
@@ -695,7 +718,8 @@ def _patched(most):
         _patched,
     ],
     ids=[
-        *("function", "lambda", "closure", "closures", "partial", "object", "tensor", "array"),
+        *("function", "lambda", "closure", "closures", "slots", "cache"),
+        *("partial", "object", "tensor", "array"),
         *("graph", "hook", "forward"),
     ],
 )
@@ -712,6 +736,84 @@ def test_functions_that_a_network_calls_tell_it_apart(monkeypatch):
         monkeypatch.setitem(globals(), "_helper", helper)
         found += Backbone(Calls(), preprocessing=AT_32).fingerprints([0])
     assert found[0] == found[2] != found[1]
+
+
+def test_functions_of_modules_tell_a_network_apart(tmp_path, monkeypatch):
+    (tmp_path / "limits").mkdir()
+    (tmp_path / "limits" / "__init__.py").write_text("")
+    (tmp_path / "limits" / "parts.py").write_text(
+        "def clamp(x): return x.clamp(max=1e6)\ndef other(x): return x.clamp(max=1e6)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    parts = importlib.import_module("limits.parts")
+    limits = importlib.import_module("limits")
+
+    def imported(x):
+        from limits.parts import clamp
+
+        return clamp(x)
+
+    networks = [
+        lambda x: limits.parts.clamp(x),
+        imported,
+        lambda x: getattr(parts, "".join(["cla", "mp"]))(x),
+    ]
+    for network in networks:
+        backbone = Backbone(Held(network), preprocessing=AT_32)
+        with monkeypatch.context() as patch:
+            before = backbone.fingerprints([0])
+            patch.setattr(parts, "clamp", lambda x: x.clamp(max=2e6))
+            assert Backbone(Held(network), preprocessing=AT_32).fingerprints([0]) != before
+
+
+def test_functions_that_call_each_other_without_end(monkeypatch):
+    code = "".join(f"def f{i}(x): return f{i + 1}(x)\n" for i in range(2000))
+    names = {}
+    exec(code + "def f2000(x): return x", names)
+    network = Held(lambda x: x if x is not None else names["f0"](x))
+    network.first = names["f0"]
+    assert Backbone(network, preprocessing=AT_32).fingerprints([0])
+
+
+def test_a_network_of_the_script_is_known_in_workers(tmp_path):
+    (tmp_path / "script.py").write_text(
+        "import joblib, sys, torch\n"
+        "from torch import nn\n"
+        "from sktl.backbones import Backbone, Preprocessing\n"
+        "MOST = float(sys.argv[1])\n"
+        "def clamp(x): return x.clamp(max=MOST)\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.c = nn.Conv2d(3, 4, 3)\n"
+        "        nn.init.constant_(self.c.weight, .1); nn.init.zeros_(self.c.bias)\n"
+        "    def forward(self, x):\n"
+        "        return clamp(self.c(x))\n"
+        "def fingerprint(backbone): return backbone.fingerprints([0])[0]\n"
+        "if __name__ == '__main__':\n"
+        "    backbone = Backbone(Net(), preprocessing=Preprocessing(size=16, resize=16))\n"
+        "    there = joblib.Parallel(2)(joblib.delayed(fingerprint)(backbone) for _ in range(2))\n"
+        "    print(fingerprint(backbone), *there)\n"
+    )
+    found = [
+        subprocess.run(
+            [sys.executable, "script.py", most],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()
+        for most in ("1e6", "2e6")
+    ]
+    assert len(set(found[0])) == len(set(found[1])) == 1
+    assert found[0][0] != found[1][0]
+
+
+def test_a_hook_may_keep_what_it_sees():
+    kept = {}
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3600, 2))
+    network[3].register_forward_hook(lambda module, inputs, output: kept.update(fc=output))
+    assert Backbone(network, preprocessing=AT_32).fingerprints(["penultimate"])
 
 
 def test_a_fingerprint_is_the_same_in_another_process(tmp_path):

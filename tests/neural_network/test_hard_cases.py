@@ -308,6 +308,14 @@ def test_callbacks_that_watch_validation_rest_without_it(kind, tmp_path):
     assert len(fitted.partial_fit(pictures(), Y).history_) == 3
 
 
+def test_a_callback_that_puts_weights_back_leaves_the_history_whole(tmp_path):
+    checkpoint = skorch.callbacks.Checkpoint(dirname=tmp_path, load_best=True)
+    phases = [("a", Phase("all", 6, lr=0.5)), ("b", Phase("all", 3, lr=0.5))]
+    fitted = model(callbacks=[checkpoint], phases=phases, refit=True).fit(pictures(), Y)
+    assert fitted.history_["phase"].tolist() == ["a"] * 6 + ["b"] * 3
+    assert fitted.history_["epoch"].tolist() == list(range(1, 10))
+
+
 def test_callbacks_see_accuracies():
     stopping = skorch.callbacks.EarlyStopping(
         monitor="valid_top1", lower_is_better=False, patience=1, sink=lambda text: None
@@ -501,7 +509,11 @@ def test_augmentation_is_searched_whatever_it_was():
         ({"validation": 0.99}, "leaves none to learn from"),
         ({"callbacks": skorch.callbacks.EpochTimer()}, "callbacks must be a list"),
         ({"callbacks": "disable"}, "callbacks must be a list"),
-        ({"early_stopping": Patience(2, min_delta="a")}, "min_delta must be a number"),
+        ({"early_stopping": Patience(2, min_delta="a")}, "min_delta must be a finite number"),
+        ({"early_stopping": Patience(2, min_delta=-1.0)}, "min_delta must be a finite number"),
+        ({"early_stopping": Patience(2, min_delta=np.nan)}, "min_delta must be a finite number"),
+        ({"phases": one_phase(momentum=1.5)}, "momentum must be below 1"),
+        ({"phases": one_phase(schedule={-1: 0.5})}, "schedule must be a table .epoch, from 0"),
         ({"phases": one_phase(nesterov=True, momentum=0.0)}, "momentum must be a number above 0"),
         ({"augment": Augmentation(horizontal_flip="no")}, "horizontal_flip must be True or False"),
     ],

@@ -124,6 +124,29 @@ def test_frozen_parts_are_in_eval_mode():
     assert vgg.train().trunk.classifier[2].training
 
 
+class Noise(nn.Module):
+    def forward(self, x):
+        return x + torch.randn_like(x) if self.training else x
+
+
+@pytest.mark.parametrize("kind", [nn.Dropout, Noise])
+def test_what_draws_at_random_rests_in_front_of_what_is_frozen(kind):
+    net = nn.Sequential(
+        kind(), nn.Conv2d(3, 4, 3), kind(), nn.Conv2d(4, 4, 3), kind(), nn.Conv2d(4, 4, 3)
+    )
+    backbone = Backbone(net, preprocessing=Preprocessing(size=64, resize=64))
+    net = TransferNet(backbone, "bottleneck", "avg", make_head(4, 3))
+    inner, _ = net._order.unwrapped(net.trunk)
+    for train, drawing in (("head", []), ("all", [0, 2, 4]), (["1", "5"], [0, 4]), (["3"], [2])):
+        net.begin(Phase(train), is_pretrained=True)
+        net.train()
+        assert [i for i in (0, 2, 4) if inner[i].training] == drawing
+    x = pictures()
+    cut = net.find_cut(x)
+    assert cut is not None, "in front of what draws"
+    torch.testing.assert_close(cut.before(x), inner[1](x))
+
+
 @pytest.mark.parametrize(
     "name",
     ["alexnet", "vgg11", "resnet18", "densenet121", "inception_v3", "googlenet", "mobilenet_v2",
