@@ -597,3 +597,27 @@ def test_a_thread_more_than_cores_works_where_they_wait(monkeypatch, keeps_waiti
     (batch,) = _forward.forward(*args, n_images=24, device=device)
     assert batch.positions == list(range(24))
     assert inside["most"] == expected
+
+
+class NeverThree(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = small().module
+
+    def forward(self, x):
+        if len(x) == 3:
+            raise ValueError("three pictures")
+        return self.inner(x)
+
+
+def test_a_network_that_cannot_be_checked_stays_with_pytorch(monkeypatch, used):
+    monkeypatch.setattr(_runtime, "_WORTH_TIMING", 40)
+    monkeypatch.setattr(_runtime, "_WORTH_EXPORTING", 0)
+    monkeypatch.setattr(_runtime, "_PER_BYTE", 0)
+    backbone = Backbone(NeverThree(), preprocessing=Preprocessing(size=24, resize=28))
+    features = CNNFeatures(backbone, store=None).fit_transform(pictures(64))
+    expected = CNNFeatures(backbone, runtime="torch", store=None).fit_transform(pictures(64))
+    np.testing.assert_allclose(features, expected, rtol=1e-5, atol=1e-6)
+    assert set(used) == {"TorchRunner"}
+    with pytest.raises(ParameterError, match="cannot be checked: three pictures"):
+        CNNFeatures(backbone, runtime="openvino", store=None).fit_transform(pictures(64))
