@@ -166,7 +166,9 @@ def test_labels_of_several_types_are_not_mixed_up():
 def test_strings_and_numbers_are_never_the_same_labels():
     with pytest.raises(ParameterError, match=r"y_pred and subset must be of one kind.* got 1 in"):
         out_of_subset_rate(np.array([1, 2]), ["1", "2"])
-    with pytest.raises(ParameterError, match=r"y_true and classes must be of one kind.*0 in y_true and '0'"):
+    with pytest.raises(
+        ParameterError, match=r"y_true and classes must be of one kind.*0 in y_true and '0'"
+    ):
         top_k_accuracy([0, 1], np.eye(2), k=1, classes=["0", "1"])
     with pytest.raises(ParameterError, match="of one kind"):
         top_k_accuracy(["0", "1"], np.eye(2), k=1, classes=[0, 1])
