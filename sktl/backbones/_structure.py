@@ -20,7 +20,7 @@ from torch import nn
 from sktl.backbones._weights import add_tensor, digest_tensors
 from sktl.utils._sameness import without_addresses
 
-__all__ = ["digest_structure"]
+__all__ = ["digest_structure", "is_of_library"]
 
 # Their versions are part of what identifies features anyway, or their modules say all.
 _LIBRARIES = ("torch", "torchvision", "timm", "sktl")
@@ -50,6 +50,11 @@ def digest_structure(module: nn.Module) -> str:
     description.add_network(module)
     description.finish()
     return description.digest.hexdigest()
+
+
+def is_of_library(kind: type) -> bool:
+    """Whether a class comes with PyTorch, with a library of networks, or with this one."""
+    return _root(kind) in _LIBRARIES
 
 
 class _Description:
@@ -93,7 +98,7 @@ class _Description:
             if isinstance(part, torch.fx.GraphModule):
                 self._write(part.code)
             own = {k: v for k, v in vars(part).items() if k not in inherited or k == "forward"}
-            if _root(kind) in _LIBRARIES:
+            if is_of_library(kind):
                 own = {k: v for k, v in own.items() if isinstance(v, (*_FUNCTIONS, *_PLAIN, list))}
             else:
                 self.add(kind)
@@ -162,11 +167,12 @@ class _Description:
             self.add(getattr(thing, "__wrapped__", None))  # of functools.cache
 
     def _add_function(self, function: types.FunctionType) -> None:
-        self._add_code(function.__code__)
-        self._add_all((function.__defaults__, function.__kwdefaults__))
         code, known = function.__code__, function.__globals__
+        self._add_code(code)
+        self._add_all((function.__defaults__, function.__kwdefaults__))
         names = _names_of(code)
-        used = [(name, known[name]) for name in sorted(_globals_of(code) & known.keys())]
+        read = _names_in(code, "LOAD_GLOBAL", "LOAD_NAME")
+        used = [(name, known[name]) for name in sorted(read & known.keys())]
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             with contextlib.suppress(ValueError):  # empty yet
                 used.append((name, cell.cell_contents))
@@ -176,7 +182,7 @@ class _Description:
                 self._add_module(value, names)
             else:
                 self.add(value)
-        for name in sorted(_imported_by(code)):
+        for name in sorted(_names_in(code, "IMPORT_NAME")):
             for module in (name, f"{known.get('__package__')}.{name}"):
                 if module in sys.modules:
                     self._add_module(sys.modules[module], names)
@@ -206,7 +212,7 @@ class _Description:
     def _add_class(self, kind: type) -> None:
         for base in kind.__mro__:
             self._write(_name(base))
-            if _root(base) in _LIBRARIES:
+            if is_of_library(base):
                 continue
             if _is_installed(base):
                 with contextlib.suppress(OSError, TypeError):
@@ -275,20 +281,11 @@ def _names_of(code: types.CodeType) -> set[str]:
     return {name for inner in _codes(code) for name in inner.co_names}
 
 
-def _imported_by(code: types.CodeType) -> set[str]:
-    """Modules that code imports as it runs."""
+def _names_in(code: types.CodeType, *operations: str) -> set[str]:
+    """What some operations of the code are given."""
     return {
         step.argval
         for inner in _codes(code)
         for step in dis.get_instructions(inner)
-        if step.opname == "IMPORT_NAME"
-    }
-
-
-def _globals_of(code: types.CodeType) -> set[str]:
-    return {
-        step.argval
-        for inner in _codes(code)
-        for step in dis.get_instructions(inner)
-        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")
+        if step.opname in operations
     }

@@ -14,6 +14,7 @@ from torch import nn
 from sktl.backbones import Backbone, FeatureNetwork
 from sktl.backbones._anatomy import Anatomy, chain
 from sktl.backbones._feature_network import Tap, copy_sharing, dry_run, watch
+from sktl.backbones._structure import is_of_library
 from sktl.exceptions import ParameterError
 from sktl.nn.pooling import Pooling, pool
 from sktl.training._phase import Phase
@@ -24,8 +25,6 @@ __all__ = ["Cut", "TransferNet", "put_tensors"]
 
 # How many places before the first part that learns are tried as the place to cut.
 _TRIED = 4
-# Of whose modules only the dropouts draw at random.
-_LIBRARIES = ("torch", "torchvision", "timm", "sktl")
 
 
 class TransferNet(nn.Module):
@@ -331,11 +330,14 @@ def _has_no_parameters(module: nn.Module) -> bool:
 
 
 def _may_draw(module: nn.Module) -> bool:
-    """Whether a module is a dropout of some kind, or might be as it comes with no library."""
+    """Whether a module is a dropout of some kind, or might be as it comes with no library.
+
+    Of those that do, only dropouts draw.
+    """
     kind = type(module)
     if "drop" in kind.__name__.lower():
         return True
-    return kind.__module__.partition(".")[0] not in _LIBRARIES and _has_no_parameters(module)
+    return not is_of_library(kind) and _has_no_parameters(module)
 
 
 class Cut:
