@@ -67,7 +67,8 @@ def see_pictures(images: ImageCollection, store: FeatureStore) -> list[Seen]:
     """Digest of what each picture shows, and the state of its file."""
     seen = [Seen(None)] * len(images)
     paths = {}
-    for i, item in enumerate(images):
+    for i in range(len(images)):
+        item = None if images.kind == "arrays" else images[i]  # each is read once only
         if isinstance(item, (str, os.PathLike)):
             paths[i] = os.fspath(item)
         elif isinstance(item, (bytes, bytearray, memoryview)):

@@ -75,14 +75,15 @@ def prepare(
     left, top = _centre(width, size), _centre(height, size)
     if _size(image) == (width, height):
         return _cut(np.asarray(image), left, top, size, crops)
-    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
     if crops == "center" and width * height > _MOST_PIXELS:
-        return np.asarray(_resize_part(image, (width, height), left, top, size, resample))[None]
+        whole = _as_pil(image)
+        return np.asarray(_resize_part(whole, (width, height), left, top, size, resample))[None]
     if exact or preprocessing.interpolation not in _IN_TORCH:
         seen = (left, top, left + size, top + size) if crops == "center" else (0, 0, width, height)
         part = resize_compiled(image, (width, height), seen, preprocessing.interpolation)
         if part is not None:
             return part[None] if crops == "center" else _cut(part, left, top, size, crops)
+        image = _as_pil(image)
         if crops == "center" and width > size and goes_across_first(image.size, (width, height)):
             # What will be cut off on the sides need not be resized along the height as well.
             image = image.resize((width, image.height), resample)
@@ -169,12 +170,16 @@ def prepare_on(
 
 
 def _resize_in_torch(
-    image: Image.Image, width: int, height: int, interpolation: str
+    image: Picture, width: int, height: int, interpolation: str
 ) -> npt.NDArray[np.uint8]:
     x = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]  # (H, W, 3) -> (1, 3, H, W)
     x = torch.nn.functional.interpolate(x, (height, width), mode=interpolation, antialias=True)
     resized: npt.NDArray[np.uint8] = x[0].permute(1, 2, 0).numpy()
     return resized
+
+
+def _as_pil(image: Picture) -> Image.Image:
+    return Image.fromarray(image) if isinstance(image, np.ndarray) else image
 
 
 def _centre(length: int, size: int) -> int:

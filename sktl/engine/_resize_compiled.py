@@ -25,7 +25,7 @@ __all__ = ["CompiledResize", "resize_compiled"]
 
 Pixels = npt.NDArray[np.uint8]
 Whole = npt.NDArray[np.int32]
-Loops = Callable[[npt.NDArray[np.uint32], Whole, Whole, Whole, Whole, Pixels], None]
+Loops = Callable[[Pixels, Whole, Whole, Whole, Whole, Pixels], None]
 
 _weights = functools.lru_cache(maxsize=256)(resize_weights)
 # To load Numba and the loops takes as long as they save in so many pictures of 500 x 375 pixels. To
@@ -50,7 +50,7 @@ class CompiledResize:
 
     def __call__(
         self,
-        image: Image.Image,
+        image: Image.Image | Pixels,
         size: tuple[int, int],
         box: tuple[int, int, int, int],
         interpolation: str,
@@ -59,7 +59,7 @@ class CompiledResize:
 
         Parameters
         ----------
-        image : PIL.Image.Image of mode RGB
+        image : PIL.Image.Image of mode RGB, or ndarray of shape (height, width, 3), dtype uint8
             The picture.
         size : tuple of 2 ints
             Width and height of the whole after resizing.
@@ -75,14 +75,12 @@ class CompiledResize:
         """
         if not self._is_settled and next(self._asked) > _WORTH_LOADING:
             self._settle()
-        if (
-            self._loops is None
-            or interpolation not in INTERPOLATIONS
-            or image.width * image.height > _MOST_PIXELS
-            or not goes_across_first(image.size, size)
-        ):
+        if self._loops is None or interpolation not in INTERPOLATIONS:
             return None
-        return _resize(self._loops, image, size, box, interpolation)
+        width, height = image.size if isinstance(image, Image.Image) else image.shape[1::-1]
+        if width * height > _MOST_PIXELS or not goes_across_first((width, height), size):
+            return None
+        return _resize(self._loops, np.asarray(image), size, box, interpolation)
 
     def _settle(self) -> None:
         if not self._compiling.acquire(blocking=False):
@@ -114,27 +112,26 @@ def _compiled() -> Loops | None:
 
 
 def _trial(loops: Loops, interpolation: str, pixels: Pixels, size: Any, box: Any) -> Pixels:
-    return _resize(loops, Image.fromarray(pixels), size, box, interpolation)
+    return _resize(loops, pixels, size, box, interpolation)
 
 
 def _resize(
     loops: Loops,
-    image: Image.Image,
+    pixels: Pixels,
     size: tuple[int, int],
     box: tuple[int, int, int, int],
     interpolation: str,
 ) -> Pixels:
     left, top, right, bottom = box
-    across = _weights(image.width, size[0], left, right, interpolation)
-    down = _weights(image.height, size[1], top, bottom, interpolation)
-    words = np.frombuffer(image.tobytes("raw", "RGBX"), np.uint32).reshape(image.height, -1)
+    across = _weights(pixels.shape[1], size[0], left, right, interpolation)
+    down = _weights(pixels.shape[0], size[1], top, bottom, interpolation)
     part = np.empty((bottom - top, right - left, 3), np.uint8)
-    loops(words, *across, *down, part)
+    loops(pixels.reshape(len(pixels), -1), *across, *down, part)
     return part
 
 
 def _loops(
-    words: npt.NDArray[np.uint32],  # (height, width), red in the lowest byte
+    pixels: Pixels,  # (height, 3 width)
     first_across: Whole,
     across: Whole,
     first_down: Whole,
@@ -142,21 +139,32 @@ def _loops(
     part: Pixels,  # (h, w, 3), to be filled
 ) -> None:
     half = np.int32(1 << (BITS - 1))
-    width, w = words.shape[1], len(across)
+    w = len(across)
+    left, right = first_across[0], first_across[-1] + across.shape[1]
     first, last = first_down[0], first_down[-1] + down.shape[1]
+    width = right - left
     resized = np.empty((last - first, 3 * w), np.uint8)
+    words = np.empty((_ROWS, width), np.uint32)  # red in the lowest byte
     columns = np.empty((width, _ROWS), np.uint32)
     red, green, blue = np.empty((3, _ROWS), np.int32)
     for top in range(first, last, _ROWS):
         n_rows = min(_ROWS, last - top)
+        for i in range(n_rows):
+            row = pixels[top + i, 3 * left : 3 * right]
+            for x in range(width):
+                words[i, x] = (
+                    np.uint32(row[3 * x])
+                    | np.uint32(row[3 * x + 1]) << np.uint32(8)
+                    | np.uint32(row[3 * x + 2]) << np.uint32(16)
+                )
         for x in range(width):
             for i in range(n_rows):
-                columns[x, i] = words[top + i, x]
+                columns[x, i] = words[i, x]
         for j in range(w):
             red[:] = green[:] = blue[:] = half
             for k in range(across.shape[1]):
                 weight = across[j, k]
-                column = columns[first_across[j] + k]
+                column = columns[first_across[j] - left + k]
                 for i in range(_ROWS):
                     red[i] += weight * np.int32(column[i] & 255)
                     green[i] += weight * np.int32((column[i] >> 8) & 255)

@@ -21,6 +21,7 @@ from sktl.images._decode import (
     describe,
     is_encoded,
     lay_on,
+    read_pixels,
     read_rgb,
 )
 
@@ -120,15 +121,12 @@ class ImageCollection:
         )
 
     def joined(self, other: ImageCollection) -> ImageCollection:
-        """The pictures of this collection and then those of another, decoded as they are here."""
-        same = self.array_format == other.array_format
-        array_format = self.array_format
-        if not same:  # the layout is found for each picture
-            array_format = ArrayFormat(None, array_format.value_range, array_format.image_shape)
+        """The pictures of this collection and then another's, each decoded as it is there."""
+        same = self.array_format == other.array_format and self.kind == other.kind
         return ImageCollection(
             _Joined(self, other),
-            self.kind if same and self.kind == other.kind else "mixed",
-            array_format=array_format,
+            self.kind if same else "mixed",
+            array_format=self.array_format,
             background=self.background,
         )
 
@@ -144,8 +142,25 @@ class ImageCollection:
         """Path of picture `i`, or short words for a picture in memory."""
         return describe(self[i])
 
-    def read_rgb(self, i: int, *, least: int | None = None) -> Image.Image:
+    def read_rgb(self, i: int) -> Image.Image:
         """Picture `i` as an upright PIL image of mode RGB; raise BadImageError.
+
+        Parameters
+        ----------
+        i : int
+            Its position in the collection.
+
+        Returns
+        -------
+        image : PIL.Image.Image
+        """
+        item = self[i]
+        if is_encoded(item):
+            return read_rgb(item, self.background)
+        return self._as_rgb(self._uint8(i, item))
+
+    def read(self, i: int, *, least: int | None = None) -> Image.Image | npt.NDArray[np.uint8]:
+        """As `read_rgb`, but as an array where that is had sooner.
 
         Parameters
         ----------
@@ -157,43 +172,33 @@ class ImageCollection:
 
         Returns
         -------
-        image : PIL.Image.Image
+        image : PIL.Image.Image or ndarray of shape (height, width, 3), dtype uint8
+            An array may be the caller's own.
         """
         item = self[i]
         if is_encoded(item):
-            return read_rgb(item, self.background, least=least)
-        array = self._uint8(i)
+            return read_pixels(item, self.background, least=least)
+        array = self._uint8(i, item)
+        return array if array.shape[2] == 3 else self._as_rgb(array)
+
+    def _uint8(self, i: int, item: Any) -> npt.NDArray[np.uint8]:
+        """Picture `i`, which is no file, as (height, width, 1, 3 or 4); raise BadImageError."""
+        try:
+            return self._format_of(i).to_uint8(_array(item))
+        except ImageFormatError as error:
+            raise BadImageError(str(error)) from error
+
+    def _as_rgb(self, array: npt.NDArray[np.uint8]) -> Image.Image:
+        """(height, width, 1, 3 or 4) to mode RGB."""
         if array.shape[2] == 1:
             return Image.fromarray(np.repeat(array, 3, axis=2))  # (H, W, 1) -> (H, W, 3)
         image = Image.fromarray(array)
         return image if image.mode == "RGB" else lay_on(image, self.background)
 
-    def read(self, i: int, *, least: int | None = None) -> Image.Image | npt.NDArray[np.uint8]:
-        """As `read_rgb`, but an array that needs no change is handed on as it is, not copied.
-
-        Parameters
-        ----------
-        i : int
-            Its position in the collection.
-        least : int, default=None
-            As of `read_rgb`.
-
-        Returns
-        -------
-        image : PIL.Image.Image or ndarray of shape (height, width, 3), dtype uint8
-        """
-        if not is_encoded(self[i]):
-            array = self._uint8(i)
-            if array.shape[2] == 3:
-                return array
-        return self.read_rgb(i, least=least)
-
-    def _uint8(self, i: int) -> npt.NDArray[np.uint8]:
-        """Picture `i`, which is no file, as (height, width, 1, 3 or 4); raise BadImageError."""
-        try:
-            return self.array_format.to_uint8(_array(self[i]))
-        except ImageFormatError as error:
-            raise BadImageError(str(error)) from error
+    def _format_of(self, i: int) -> ArrayFormat:
+        if isinstance(self._items, _Joined):
+            return self._items.format_of(int(self._positions[i]))
+        return self.array_format
 
     def decode(self, i: int) -> npt.NDArray[np.uint8]:
         """Decode one picture.
@@ -241,7 +246,7 @@ class ImageCollection:
                 if is_encoded(item):
                     check_encoded(item)
                 else:
-                    self.array_format.check(_array(item))
+                    self._format_of(i).check(_array(item))
             except (BadImageError, ImageFormatError) as error:
                 bad.append(BadImage(i, describe(item), str(error)))
         return bad
@@ -257,8 +262,16 @@ class _Joined:
         return len(self.first) + len(self.second)
 
     def __getitem__(self, i: int) -> Any:
+        part, i = self._part_of(i)
+        return part[i]
+
+    def format_of(self, i: int) -> ArrayFormat:
+        part, i = self._part_of(i)
+        return part._format_of(i)
+
+    def _part_of(self, i: int) -> tuple[ImageCollection, int]:
         n = len(self.first)
-        return self.first[i] if i < n else self.second[i - n]
+        return (self.first, i) if i < n else (self.second, i - n)
 
 
 def _array(item: Any) -> npt.NDArray[Any]:

@@ -8,6 +8,7 @@ import io
 import operator
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, ImageColor, UnidentifiedImageError
 
 from sktl.exceptions import BadImage, ImageDecodeError, ParameterError
+from sktl.images._jpeg import decode_jpeg
 from sktl.utils._quiet import PILLOW_QUIET
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "is_surely_opaque",
     "lay_on",
     "parse_background",
+    "read_pixels",
     "read_rgb",
 ]
 
@@ -170,21 +173,58 @@ def check_encoded(item: Any) -> None:
             pass
 
 
-def read_rgb(item: Any, background: RGB, *, least: int | None = None) -> Image.Image:
-    """Decode to a PIL image of mode RGB, upright; raise BadImageError.
+def read_rgb(item: Any, background: RGB) -> Image.Image:
+    """Decode to a PIL image of mode RGB, upright; raise BadImageError."""
+    with _naming_damage():
+        if isinstance(item, Image.Image):
+            return _to_rgb(_load_copy(item), background, item)
+        with _open(item) as image:
+            return _loaded(image, background)
+
+
+def read_pixels(
+    item: Any, background: RGB, *, least: int | None = None
+) -> Image.Image | npt.NDArray[np.uint8]:
+    """As `read_rgb`, but as (height, width, 3) uint8 where that is had sooner.
 
     With `least`, an encoded JPEG may be decoded at a half, a quarter or an eighth of its size, as
     long as no side becomes shorter than that.
     """
+    if isinstance(item, Image.Image):
+        return read_rgb(item, background)
+    with _naming_damage(), _open(item) as image:
+        is_reduced = least is not None and _reduce(image, least)
+        is_plain = image.format == "JPEG" and image.mode in ("RGB", "L") and _turn(image) is None
+        if is_plain and not is_reduced:
+            encoded = item if isinstance(item, (bytes, bytearray, memoryview)) else _whole(image)
+            pixels = decode_jpeg(encoded)
+            if pixels is not None:
+                return pixels
+        return _loaded(image, background)
+
+
+def _loaded(image: Image.Image, background: RGB) -> Image.Image:
+    """Decode a picture that was opened."""
+    image.load()
+    return _to_rgb(_upright(image), background, image)
+
+
+def _whole(image: Any) -> bytes:
+    """The file that a picture was opened from."""
+    file = image.fp
+    position = file.tell()
+    file.seek(0)
+    encoded: bytes = file.read()
+    file.seek(position)
+    return encoded
+
+
+@contextlib.contextmanager
+def _naming_damage() -> Iterator[None]:
+    """Raise BadImageError for all that decoders raise."""
     try:
         with PILLOW_QUIET:
-            if isinstance(item, Image.Image):
-                return _to_rgb(_load_copy(item), background, item)
-            with _open(item) as image:
-                if least is not None:
-                    _reduce(image, least)
-                image.load()
-                return _to_rgb(_upright(image), background, image)
+            yield
     except (BadImageError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
@@ -281,22 +321,27 @@ def _too_large(what: str) -> str:
     )
 
 
-def _reduce(image: Image.Image, least: int) -> None:
+def _reduce(image: Image.Image, least: int) -> bool:
     """Have a JPEG decoded at a part of its size, where that is a whole number of pixels."""
     if image.format not in ("JPEG", "MPO"):
-        return
+        return False
     for part in (8, 4, 2):
         (width, beyond), (height, below) = divmod(image.width, part), divmod(image.height, part)
         if min(width, height) >= least and not beyond and not below:
             image.draft(None, (width, height))
-            return
+            return True
+    return False
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What undoes the EXIF orientation; metadata too damaged to be read say nothing about it."""
+    with contextlib.suppress(Exception):
+        return _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return None
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation; metadata too damaged to be read say nothing about it."""
-    turn = None
-    with contextlib.suppress(Exception):
-        turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    turn = _turn(image)
     return image if turn is None else image.transpose(turn)
 
 

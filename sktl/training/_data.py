@@ -122,7 +122,7 @@ class Pixels:
         return torch.from_numpy(pixels).permute(0, 3, 1, 2)  # (n, H, W, 3) -> (n, 3, H, W)
 
     def _decode(self, i: int) -> npt.NDArray[np.uint8]:
-        pixels: npt.NDArray[np.uint8] = prepare(self.images.read_rgb(i), self.preprocessing)[0]
+        pixels: npt.NDArray[np.uint8] = prepare(self.images.read(i), self.preprocessing)[0]
         return pixels
 
     def _bad(self, positions: Positions) -> list[BadImage]:
