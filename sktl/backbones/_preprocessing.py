@@ -73,6 +73,8 @@ mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
                 rule = "finite numbers" if name == "mean" else "finite numbers above 0"
                 raise ParameterError(f"{name} must be three {rule}; got {values!r}")
             object.__setattr__(self, name, tuple(map(float, values)))
+        for name, size in (("size", self.size), ("resize", self.resize)):
+            object.__setattr__(self, name, int(size))  # NumPy's numbers are no JSON
 
     def at_size(self, size: int | None) -> Preprocessing:
         """The same for another input size, with the share that the crop keeps unchanged.

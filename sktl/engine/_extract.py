@@ -115,7 +115,11 @@ def _outlasting(
                 chunk = unfinished.popleft()
                 losses = 0
                 for positions, layers, bad in batches:
-                    moved = [replace(failure, index=int(chunk[failure.index])) for failure in bad]
+                    numbers = [int(chunk[failure.index]) for failure in bad]
+                    moved = [
+                        replace(failure, index=i, source=images.describe(i))
+                        for failure, i in zip(bad, numbers, strict=True)
+                    ]
                     yield Batch([chunk[i] for i in positions], layers, moved)
             return
         except Exception as error:

@@ -107,7 +107,7 @@ def compute_features(
 
         bad = distinct.check(shelf.look_up([]))
         if bad and raise_early:
-            raise ImageDecodeError(_of_all(bad, inverse), len(images))
+            raise ImageDecodeError(_of_all(bad, inverse, images), len(images))
         wanted = shelf.look_up(bad)
         stack.enter_context(shelf)
         bar = stack.enter_context(
@@ -132,9 +132,33 @@ def compute_features(
             wanted = shelf.look_up(bad)
             bar.update(bar.total - len(wanted) - bar.n)
     layers = [rows for rows in shelf.layers if rows is not None]
-    if len(first) < len(images):
-        layers = [rows[inverse] for rows in layers]
-    return layers, _of_all(bad, inverse)
+    bad = _of_all(bad, inverse, images)
+    if len(first) == len(images):
+        return layers, bad
+    layers = [rows[inverse] for rows in layers]
+    # What has changed since it was seen no longer stands for others that were equal to it.
+    others = np.setdiff1d(np.arange(len(images)), first)
+    changed = {place for place in np.unique(inverse[others]) if not is_as_seen(pictures[place])}
+    alone = [i for i in others.tolist() if inverse[i] in changed]
+    if alone:
+        found, failures = compute_features(
+            images[alone],
+            network,
+            recipe,
+            store,
+            batch_size=batch_size,
+            device=device,
+            n_jobs=n_jobs,
+            runtime=runtime,
+            raise_early=False,
+            keep=keep,
+        )
+        for rows, own in zip(layers, found, strict=True):
+            rows[alone] = own
+        bad = [failure for failure in bad if failure.index not in alone]
+        bad += [replace(failure, index=alone[failure.index]) for failure in failures]
+        bad.sort(key=lambda failure: failure.index)
+    return layers, bad
 
 
 class _Shelf:
@@ -246,11 +270,13 @@ def _unique(digests: Sequence[bytes | None]) -> tuple[npt.NDArray[np.intp], npt.
     return np.array(first, dtype=np.intp), inverse
 
 
-def _of_all(bad: list[BadImage], inverse: npt.NDArray[np.intp]) -> list[BadImage]:
+def _of_all(
+    bad: list[BadImage], inverse: npt.NDArray[np.intp], images: ImageCollection
+) -> list[BadImage]:
     """Bad distinct pictures as bad pictures, in order."""
     by_place = {failure.index: failure for failure in bad}
     return [
-        replace(by_place[place], index=i)
+        replace(by_place[place], index=i, source=images.describe(i))
         for i, place in enumerate(inverse.tolist())
         if place in by_place
     ]

@@ -16,6 +16,7 @@ from sktl.backbones import Backbone, BackboneSpec, Preprocessing, load_backbone
 from sktl.backbones._feature_network import replicate
 from sktl.backbones._registry import is_registered, weights_key
 from sktl.backbones._scratch import list_scratch
+from sktl.backbones._weights import local_file
 from sktl.exceptions import WeightsError
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ class Network:
         state = {**self.__dict__, "store": None}
         if self.alias:
             state["_loaded"] = None
+            if self._weights is not None:  # the worker may work in another folder
+                state["_weights"] = local_file(self._weights) or self._weights
         else:
             state["_loaded"] = state["_backbone"] = _on_cpu(self.load())
         return state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,3 +38,10 @@ class Recipe:
     image_size: int | None = None
     crops: Crops = "center"
     precision: Precision = "auto"
+
+    def __post_init__(self) -> None:
+        # NumPy's numbers, which searches pass, are no JSON.
+        layers = (x if isinstance(x, str) else operator.index(x) for x in self.layers)
+        object.__setattr__(self, "layers", tuple(layers))
+        if self.image_size is not None:
+            object.__setattr__(self, "image_size", operator.index(self.image_size))

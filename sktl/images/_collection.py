@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import os
 import reprlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -131,11 +132,17 @@ class ImageCollection:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """A slice sent to another process takes only its own pictures along."""
+        """A slice sent to another process takes only its own pictures along, by whole paths.
+
+        The other process may work in another folder.
+        """
         state = self.__dict__.copy()
-        if isinstance(self._items, np.ndarray) and len(self) < len(self._items):
-            state["_items"] = self._items[self._positions]
-            state["_positions"] = np.arange(len(self))
+        if isinstance(self._items, np.ndarray):
+            if len(self) < len(self._items):
+                state["_items"] = self._items[self._positions]
+                state["_positions"] = np.arange(len(self))
+            if self._items.dtype == object:
+                state["_items"] = _with_whole_paths(state["_items"])
         return state
 
     def describe(self, i: int) -> str:
@@ -272,6 +279,15 @@ class _Joined:
     def _part_of(self, i: int) -> tuple[ImageCollection, int]:
         n = len(self.first)
         return (self.first, i) if i < n else (self.second, i - n)
+
+
+def _with_whole_paths(items: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    here = os.getcwd()  # noqa: PTH109
+    result = items.copy()
+    for i, item in enumerate(items):
+        if isinstance(item, (str, os.PathLike)):
+            result[i] = os.path.join(here, item)  # noqa: PTH118
+    return result
 
 
 def _array(item: Any) -> npt.NDArray[Any]:

@@ -545,3 +545,85 @@ def test_hits_are_counted_though_seldom_written(tmp_path):
     CNNFeatures(backbone(), store=store).transform(pictures(3))
     CNNFeatures(backbone(), store=store).transform(pictures(3))
     assert store.info()["hits"].tolist() == [21]
+
+
+@pytest.mark.parametrize("becomes", ["another", "gone"])
+def test_what_changes_while_it_waits_does_not_stand_for_its_equals(
+    store, tmp_path, monkeypatch, becomes
+):
+    before, after = pictures(2)
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for path in paths:
+        before.save(path)
+    expected = CNNFeatures(backbone(), store=None).transform([after, before])
+    read, read_already = ImageCollection.read, []
+
+    def change(self, *args, **options):
+        if not read_already:
+            after.save(paths[0]) if becomes == "another" else paths[0].unlink()
+        read_already.append(args)
+        return read(self, *args, **options)
+
+    monkeypatch.setattr(ImageCollection, "read", change)
+    features = CNNFeatures(backbone(), store=store)
+    if becomes == "another":
+        rows = features.transform(paths)
+        np.testing.assert_allclose(rows[0], expected[0], rtol=1e-5, atol=1e-6)
+    else:
+        with pytest.raises(
+            ImageDecodeError, match=r"1 of 3 (.|\n)*0\.png: file not found"
+        ) as error:
+            features.transform(paths)
+        rows = error.value.features
+        assert np.isnan(rows[0]).all()
+    np.testing.assert_allclose(rows[1:], expected[[1, 1]], rtol=1e-5, atol=1e-6)
+    assert len(read_already) == 2, "its equals share one forward pass"
+
+
+def test_equal_pictures_that_are_damaged_are_named_each(store, tmp_path):
+    content = io.BytesIO()
+    pictures(1)[0].save(content, "PNG")
+    paths = [tmp_path / f"{i}.png" for i in range(2)]
+    for path in paths:
+        path.write_bytes(content.getvalue()[:-700])
+    with pytest.raises(ImageDecodeError) as error:
+        CNNFeatures(backbone(), store=store).transform(paths)
+    assert [bad.source for bad in error.value.failures] == list(map(str, paths))
+
+
+def test_workers_read_the_files_of_the_folder_one_is_in_now(store, tmp_path, monkeypatch):
+    names = [f"{i}.png" for i in range(4)]
+    expected = {}
+    for seed, folder in enumerate(["a", "b"]):
+        (tmp_path / folder).mkdir()
+        for name, picture in zip(names, pictures(8)[4 * seed :], strict=False):
+            picture.save(tmp_path / folder / name)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            torch.save(torchvision.models.resnet18().state_dict(), tmp_path / folder / "w.pth")
+        monkeypatch.chdir(tmp_path / folder)
+        options = {"backbone": "resnet18", "weights": "w.pth", "image_size": 32, "batch_size": 2}
+        expected[folder] = CNNFeatures(**options, store=None).fit_transform(names)
+        found = CNNFeatures(**options, store=store, n_jobs=2).fit_transform(names)
+        np.testing.assert_allclose(found, expected[folder], rtol=1e-4, atol=1e-5)
+    assert np.abs(expected["a"] - expected["b"]).max() > 0.01
+    (tmp_path / "b" / names[2]).write_bytes(b"none")
+    with pytest.raises(ImageDecodeError) as error:
+        CNNFeatures(**options, store=None, n_jobs=2).fit_transform(names)
+    assert [bad.source for bad in error.value.failures] == [names[2]]
+
+
+def test_numpys_numbers_are_as_good_as_pythons(store, forwarded):
+    X = pictures(3)
+    expected = CNNFeatures("resnet18", weights=None, image_size=32, layer=3, store=store)
+    expected = expected.fit_transform(X)
+    n = forwarded["all"]
+    found = CNNFeatures(
+        "resnet18", weights=None, image_size=np.int64(32), layer=np.int64(3), store=store
+    )
+    np.testing.assert_array_equal(found.fit_transform(X), expected)
+    assert forwarded["all"] == n
+    small = Preprocessing(size=np.int64(24), resize=np.int64(28))
+    assert (type(small.size), type(small.resize)) == (int, int)
+    rows = CNNFeatures(Backbone(network(), preprocessing=small), store=store).fit_transform(X)
+    np.testing.assert_array_equal(rows, CNNFeatures(backbone(), store=store).fit_transform(X))
