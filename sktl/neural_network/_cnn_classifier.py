@@ -23,7 +23,7 @@ from sktl.neural_network._checks import check_parameters
 from sktl.neural_network._fitting import check_without_validation, make_trainer, without_validation
 from sktl.neural_network._parts import classes_of, groups_of, sample_weights, split, weighted
 from sktl.neural_network._phase_parameters import PhaseParametersMixin
-from sktl.training._data import Pixels, channel_statistics, fill_together
+from sktl.training._data import OF_VALIDATION, Pixels, channel_statistics, fill_together
 from sktl.training._history import as_frame, remember
 from sktl.training._settings import Labelled
 from sktl.utils._portable import PortableMixin, stow, take
@@ -478,7 +478,11 @@ class CNNClassifier(
         train, valid = self._split(everything, groups)
         train = weighted(train)
         if isinstance(self.validation, tuple) and valid is not None:
-            self._check_pictures(valid.images)
+            try:
+                self._check_pictures(valid.images)
+            except ImageDecodeError as error:
+                error.add_note(OF_VALIDATION)
+                raise
             if sample_weight is not None:
                 sample_weight = _check_sample_weight(sample_weight, labels)
                 of_others = np.full(len(valid.labels), sample_weight.mean())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import shutil
 import tempfile
 from collections import deque
@@ -25,6 +27,7 @@ from sktl.training._team import Team
 __all__ = [
     "Activations",
     "Batches",
+    "NoRoomError",
     "Pixels",
     "channel_statistics",
     "fill_together",
@@ -39,6 +42,11 @@ _EXPONENT = 10
 # Pictures that the frozen part is run on at once, and batches that are read ahead.
 _AT_ONCE = 64
 _AHEAD = 2
+OF_VALIDATION = "These are pictures of the validation set that was passed."
+
+
+class NoRoomError(Exception):
+    """The disk is too full for what would be kept in a temporary file."""
 
 
 class Pixels:
@@ -56,7 +64,8 @@ class Pixels:
         Bytes that may be kept in a temporary file. Pictures that need more are decoded anew each
         time.
     number : callable, default=None
-        Number of a picture in error messages, by its position.
+        Where the pictures are a part of others, the number of one in error messages, by its
+        position.
     n_all : int, default=None
         How many pictures those numbers are of.
     """
@@ -73,6 +82,7 @@ class Pixels:
     ) -> None:
         self.images, self.preprocessing = images, preprocessing
         self.n_threads = n_threads
+        self.is_part = number is not None
         self._number, self._n_all = number or int, n_all or len(images)
         size = preprocessing.size
         self._shape = (len(images), size, size, 3)
@@ -92,7 +102,11 @@ class Pixels:
         """
         if self._kept is not None or not self._fits:
             return
-        kept = _memory_map(self._shape, np.uint8)
+        try:
+            kept = _memory_map(self._shape, np.uint8)
+        except NoRoomError:
+            self._fits = False
+            return
         bad: list[BadImage] = []
 
         def put(i: int) -> None:
@@ -139,18 +153,19 @@ class Pixels:
 
 
 def fill_together(parts: Sequence[Pixels], *, progress: bool = False) -> None:
-    """Decode the pictures of several parts of the same data.
+    """Decode the pictures of several parts of the same data, or of data given for each part.
 
     Parameters
     ----------
     parts : sequence of Pixels
+        The training pictures first.
     progress : bool, default=False
         Show a progress bar for each if it takes more than three seconds.
 
     Raises
     ------
     ImageDecodeError
-        If some cannot be read; all of them, in all parts, are named.
+        If some cannot be read; all of them, in all parts of the same data, are named.
     """
     failures: list[BadImage] = []
     n_images = 0
@@ -158,6 +173,10 @@ def fill_together(parts: Sequence[Pixels], *, progress: bool = False) -> None:
         try:
             pixels.fill(progress=progress)
         except ImageDecodeError as error:
+            if not pixels.is_part:
+                if pixels is not parts[0]:
+                    error.add_note(OF_VALIDATION)
+                raise
             failures += error.failures
             n_images = max(n_images, error.n_images)
     if failures:
@@ -228,6 +247,8 @@ class Activations:
         ------
         OverflowError
             If a number is too large for 16 bits.
+        NoRoomError
+            If the disk is full.
         """
         dtype = cls.dtype(shape)
         values = _memory_map((n_copies, len(pixels), *shape), dtype)
@@ -394,7 +415,14 @@ def fits_on_disk(shape: tuple[int, ...], itemsize: int, cache_bytes: int) -> boo
 
 
 def _memory_map(shape: tuple[int, ...], dtype: Any) -> npt.NDArray[Any]:
-    """An array in a file that has no name and goes with the array."""
+    """An array in a file that has no name and goes with the array; raise NoRoomError."""
+    size = max(1, int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize)
     with tempfile.TemporaryFile() as file:
-        file.truncate(max(1, int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize))
+        file.truncate(size)
+        # The disk's room is taken here: without it, writing to the array would end the process.
+        try:
+            getattr(os, "posix_fallocate", lambda *_: None)(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise NoRoomError from error
         return np.memmap(file, dtype, "r+", shape=shape)

@@ -53,7 +53,7 @@ class Labelled:
             preprocessing,
             n_threads,
             cache_bytes,
-            number=self.number,
+            number=None if self.positions is None else self.number,
             n_all=self.n_all,
         )
 

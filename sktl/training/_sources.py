@@ -12,7 +12,7 @@ import torch
 from sktl.backbones import Preprocessing
 from sktl.engine import Network, Recipe, compute_features
 from sktl.exceptions import ImageDecodeError
-from sktl.training._data import Activations, Pixels, fill_together, fits_on_disk
+from sktl.training._data import Activations, NoRoomError, Pixels, fill_together, fits_on_disk
 from sktl.training._net import BatchWork
 from sktl.training._network import Cut, TransferNet
 from sktl.training._phase import Phase
@@ -175,7 +175,7 @@ class Sources:
                 lambda x, _: run(x, -1),
                 progress=settings.progress,
             )
-        except OverflowError:
+        except (OverflowError, NoRoomError):
             return None
         return train, valid
 

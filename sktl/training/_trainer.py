@@ -162,7 +162,7 @@ class Trainer:
         if limit == 0:
             return
         net = self.net
-        train, valid = self._begin_phase(phase)
+        train, valid = self._begin_phase(phase, done)
         parts = self._parts(train, valid, number, 0)
         schedule = phase.make_schedule(net.optimizer_, len(parts.train))
         if done and state is not None:
@@ -173,7 +173,10 @@ class Trainer:
         except StopPhase:
             return
         for epoch in range(done, limit):
-            is_last = not self._epoch(number, name, epoch, train, valid, schedule)
+            try:
+                is_last = not self._epoch(number, name, epoch, train, valid, schedule)
+            except StopPhase:  # before its first batch
+                break
             is_last = is_last or epoch == limit - 1
             if is_last and valid is None:
                 self._check_outcome(name, epoch, train)
@@ -188,12 +191,15 @@ class Trainer:
         net.notify("on_train_end", X=parts, y=None)
         net.history = history  # for which skorch's Checkpoint puts that of its best epoch
 
-    def _begin_phase(self, phase: Phase) -> tuple[Source, Source | None]:
-        """Freeze, find the data of the training and validation part, and make the optimizer."""
+    def _begin_phase(self, phase: Phase, done: int = 0) -> tuple[Source, Source | None]:
+        """Freeze, find the data of the training and validation part, and make the optimizer.
+
+        `done` is how many of its epochs were trained before a checkpoint.
+        """
         self.module.cut = None
         self.module.zero_grad()  # also of what learns no longer, which clipping would count
         self.module.begin(phase, is_pretrained=self.is_pretrained)
-        self._begin_work(phase)
+        self._begin_work(phase, self.n_epochs - done)
         train, valid = self.sources.of(phase, has_learnt=self._has_learnt)
         self._has_learnt = self._has_learnt or bool(self.module.learning(phase.train))
         optimizer = phase.make_optimizer(self.module.groups(phase.lr_decay))
@@ -255,7 +261,7 @@ class Trainer:
         start = time.perf_counter()
         lr = net.optimizer_.param_groups[0]["lr"]
         self._seed(settings.seed, number, epoch)
-        if settings.mix_off_epoch is not None and self.n_epochs >= settings.mix_off_epoch:
+        if self._is_past_mixing(self.n_epochs):
             work.mixup = work.cutmix = 0.0
         work.right = {}
         parts = self._parts(train, valid, number, epoch, after_batch=schedule.after_batch)
@@ -277,6 +283,9 @@ class Trainer:
         try:
             net.fit_loop(parts, epochs=1)
         except StopPhase:
+            if not any("train_loss" in batch for batch in history[-1]["batches"]):
+                history.pop()  # there was no epoch
+                raise
             if "train_loss" not in history[-1]:  # in the midst of the epoch
                 losses = {f"{part}_loss": self._mean_loss(part) for part in ("train", "valid")}
                 losses.update(self._losses(parts))
@@ -360,18 +369,25 @@ class Trainer:
             return Parts(batches, None)
         return Parts(batches, Batches(valid, self.valid.labels, None, 2 * size, team=team, pin=pin))
 
-    def _begin_work(self, phase: Phase) -> None:
+    def _begin_work(self, phase: Phase, n_before: int) -> None:
+        """What is done in a phase with so many epochs before it."""
         settings, work = self.settings, self.work
+        is_mixed = phase.augment and not self._is_past_mixing(n_before)
         work.augmentation = settings.augmentation if phase.augment else None
-        work.mixup = settings.mixup if phase.augment else 0.0
-        work.cutmix = settings.cutmix if phase.augment else 0.0
+        work.mixup = settings.mixup if is_mixed else 0.0
+        work.cutmix = settings.cutmix if is_mixed else 0.0
         work.clip_norm = phase.clip_norm
+
+    def _is_past_mixing(self, n_epochs: int) -> bool:
+        last = self.settings.mix_off_epoch
+        return last is not None and n_epochs >= last
 
     def _loss_unmixed(self) -> float:
         """Loss of training pictures as they are, in eval mode; counts what is right, too."""
         n = min(_MOST_LOOKED_AT, len(self.train.labels))
         chosen = np.random.default_rng(self.settings.seed).permutation(len(self.train.labels))[:n]
         source = self.sources.as_they_are()
+        source.fill()
         total = 0.0
         self.work.right.pop("train", None)
         for start in range(0, n, 2 * self.settings.batch_size):

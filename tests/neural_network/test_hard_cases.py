@@ -1,10 +1,13 @@
 """Combinations of parameters, data and callbacks that are easily got wrong together."""
 
 import enum
+import errno
 import functools
 import gc
+import os
 import pickle
 import threading
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -20,6 +23,7 @@ from torch import nn
 from sktl import CNNClassifier, CNNFeatures, Phase, as_images
 from sktl.backbones import Backbone, Preprocessing
 from sktl.exceptions import DivergenceError, ImageDecodeError, ParameterError
+from sktl.images import ImageCollection
 from sktl.neural_network._parts import split
 from sktl.training import Augmentation, Patience, _sources
 from sktl.training._checkpoint import Checkpoint
@@ -357,7 +361,7 @@ class Stop(skorch.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize(("when", "n_epochs"), [("train", 0), ("epoch", 1), ("batch", 1)])
+@pytest.mark.parametrize(("when", "n_epochs"), [("train", 0), ("epoch", 0), ("batch", 1)])
 def test_callbacks_stop_at_any_time(when, n_epochs):
     fitted = model(callbacks=[Stop(when)]).fit(pictures(), Y)
     assert len(fitted.history_) == n_epochs
@@ -875,3 +879,81 @@ def test_wrong_parameters_are_named_briefly(parameters, message):
     with pytest.raises(ValueError, match=message) as caught:
         model(**parameters).fit(pictures(), Y)
     assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("is_float", ["training", "validation"])
+def test_validation_pictures_keep_their_own_range_of_values(is_float):
+    X, X_valid = pictures(), pictures(9, seed=1)
+    expected = model(validation=(X_valid, Y[:9]), refit=True).fit(X, Y)
+    if is_float == "training":
+        X = X.astype(np.float32) / 255
+    else:
+        X_valid = X_valid.astype(np.float32) / 255
+    fitted = model(validation=(X_valid, Y[:9]), refit=True).fit(X, Y)
+    assert difference(fitted, expected) == 0
+
+
+def test_damaged_pictures_of_two_sets_are_not_counted_together():
+    damaged = [np.zeros((8, 8, 3), np.uint8), b"\xff\xd8\xffnothing"]
+    fine = list(pictures(4))
+    with pytest.raises(ImageDecodeError, match="2 of 6 pictures cannot") as error:
+        model(validation=(fine + damaged[1:], Y[:5])).fit(fine + 2 * damaged[1:], Y[:6])
+    assert not getattr(error.value, "__notes__", [])
+    with pytest.raises(ImageDecodeError, match="1 of 5 pictures cannot") as error:
+        model(validation=(fine + damaged[1:], Y[:5])).fit(fine, Y[:4])
+    assert "validation" in error.value.__notes__[0]
+
+
+def test_a_disk_that_fills_up_ends_keeping_but_not_training(monkeypatch):
+    options = {"phases": [("head", Phase("head", 2, lr=0.01)), *one_phase()], "validation": 0.25}
+    expected = model(**options).fit(pictures(), Y)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    assert difference(model(**options).fit(pictures(), Y), expected) < 1e-3
+
+
+@pytest.mark.parametrize("epoch", [0, 2])
+def test_an_epoch_that_a_callback_does_not_let_begin_is_none(epoch):
+    class Stop(skorch.callbacks.Callback):
+        def on_epoch_begin(self, net, **kwargs):
+            if len(net.history) > epoch:
+                raise KeyboardInterrupt
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a network that never learnt
+        fitted = model(callbacks=[Stop()], phases=one_phase(epochs=4)).fit(pictures(), Y)
+    assert len(fitted.history_) == epoch
+    assert (fitted.history_.get("train_loss", pd.Series(dtype=float)) > 0).all()
+
+
+def test_once_nothing_is_mixed_what_is_frozen_is_kept(monkeypatch):
+    computed = []
+    compute = Activations.compute
+
+    def count(*args, **options):
+        computed.append(args)
+        return compute(*args, **options)
+
+    monkeypatch.setattr(Activations, "compute", count)
+    head = {"phases": [(str(i), Phase("head", 2, lr=0.01)) for i in range(2)], "validation": None}
+    model("resnet18", mixup=0.4, **head).fit(pictures(), Y)
+    assert len(computed) == 0
+    model("resnet18", mixup=0.4, mix_off_epoch=2, **head).fit(pictures(), Y)
+    assert len(computed) == 1
+
+
+def test_pictures_that_losses_are_taken_of_are_decoded_once(monkeypatch):
+    read, decoded = ImageCollection.read, []
+
+    def count(self, i, **options):
+        decoded.append(i)
+        return read(self, i, **options)
+
+    monkeypatch.setattr(ImageCollection, "read", count)
+    augment = Augmentation(random_crop=True)
+    phases = one_phase(epochs=4)
+    model(mixup=0.4, augment=augment, validation=None, phases=phases).fit(pictures(), Y)
+    assert len(decoded) <= 3 * 24
