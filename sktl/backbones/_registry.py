@@ -231,7 +231,11 @@ def load_backbone(
             loaded = loader(name, weights, random_state)
             # "default" and the name of the default entry are the same network.
             same = (other for other in _LOADED.values() if other.spec == loaded.spec)
-            _LOADED[key] = next(same, loaded)
+            loaded = next(same, loaded)
+            if weights is None:  # of random ones, which serve one fit, the last is enough
+                for other in [key for key in _LOADED if key[2] is not None]:
+                    del _LOADED[other]
+            _LOADED[key] = loaded
             while len(_LOADED) > _KEPT:
                 _LOADED.popitem(last=False)
         _LOADED.move_to_end(key)

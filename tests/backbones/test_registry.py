@@ -1,6 +1,8 @@
+import gc
 import random
 import sys
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -216,12 +218,17 @@ def test_threads_that_ask_at_once_get_the_same_copy():
     assert len({id(backbone) for backbone in found}) == 1
 
 
-def test_the_networks_used_last_are_kept():
-    first = [load_backbone("timm/test_resnet", None, random_state=i) for i in range(4)]
-    assert load_backbone("timm/test_resnet", None, random_state=0) is first[0]
-    load_backbone("timm/test_resnet", None, random_state=4)
-    assert load_backbone("timm/test_resnet", None, random_state=0) is first[0]
-    assert load_backbone("timm/test_resnet", None, random_state=1) is not first[1]
+def test_the_networks_used_last_are_kept(tmp_path):
+    files = [tmp_path / f"{i}.pth" for i in range(5)]
+    for i, file in enumerate(files):
+        network = load_backbone("timm/test_resnet", None, random_state=i)
+        torch.save(network.module.state_dict(), file)
+    clear_loaded()
+    first = [load_backbone("timm/test_resnet", file) for file in files[:4]]
+    assert load_backbone("timm/test_resnet", files[0]) is first[0]
+    load_backbone("timm/test_resnet", files[4])
+    assert load_backbone("timm/test_resnet", files[0]) is first[0]
+    assert load_backbone("timm/test_resnet", files[1]) is not first[1]
 
 
 def test_a_changed_file_is_read_again(tmp_path):
@@ -339,3 +346,12 @@ def test_is_registered():
     register_backbone("my_net", small)
     assert _registry.is_registered("my_net")
     assert not _registry.is_registered("resnet18")
+
+
+def test_of_random_networks_the_last_one_stays_in_memory():
+    pretrained = load_backbone("efficientnet_lite0")
+    kept = [weakref.ref(load_backbone("lenet", None, random_state=seed)) for seed in range(3)]
+    gc.collect()
+    assert [network() is not None for network in kept] == [False, False, True]
+    assert load_backbone("lenet", None, random_state=2) is kept[-1]()
+    assert load_backbone("efficientnet_lite0") is pretrained
