@@ -29,7 +29,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 
 from sktl import CNNFeatures, load_backbone, load_image_folder
-from sktl.engine._runner import Runner
+from sktl.engine import _features
 
 BACKBONE = "efficientnet_lite0"
 forwarded = 0
@@ -61,14 +61,15 @@ class PlainFeatures(TransformerMixin, BaseEstimator):
 
 
 def count_forwarded():
-    forward = Runner.__call__
+    extract = _features.extract
 
-    def count(self, pixels):
+    def count(*args, **options):
         global forwarded
-        forwarded += len(pixels)
-        return forward(self, pixels)
+        for batch in extract(*args, **options):
+            forwarded += len(batch.positions)
+            yield batch
 
-    Runner.__call__ = count
+    _features.extract = count
 
 
 def study(features, X, y, candidates, memory=None):

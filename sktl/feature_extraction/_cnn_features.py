@@ -96,7 +96,7 @@ class CNNFeatures(PortableMixin, ImageEstimatorMixin, TransformerMixin, BaseEsti
         OpenVINO alone. For bf16 on a CPU, it is OpenVINO where that is installed and the network
         is given by its name. "compile" is what torch.compile makes of the network, which takes a
         minute or more at first. The features are the same to the rounding of `precision`, and
-        shared through the store.
+        shared through the store; those of bf16 among runs of one runtime.
     store : {"default", "memory"}, str, Path, FeatureStore or None, default="default"
         Where features are kept, so that no picture is forwarded twice: the user's cache folder,
         the memory of this process, the path of a file, a :class:`sktl.FeatureStore`, or nowhere.

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import joblib
 import numpy as np
 import numpy.typing as npt
+from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
 from sktl.engine._network import require_same
 from sktl.exceptions import ImageDecodeError, ParameterError
@@ -27,6 +28,7 @@ from sktl.training._data import OF_VALIDATION, Pixels, channel_statistics, fill_
 from sktl.training._history import as_frame, remember
 from sktl.training._settings import Labelled
 from sktl.utils._portable import PortableMixin, stow, take
+from sktl.utils._sklearn import check_sample_weight
 from sktl.utils._torch import resolve_device
 
 if TYPE_CHECKING:
@@ -139,12 +141,13 @@ class CNNClassifier(
     store : str, Path, FeatureStore or None, default="default"
         Feature store for phases that train the head alone; see :class:`sktl.CNNFeatures`.
     cache_bytes : int, default=8_000_000_000
-        Most that a file on the disk may have while fitting: there is one for the decoded pictures,
-        and one for what the frozen part makes of them, of the training and of the validation part.
-        What does not fit is computed again in each epoch.
+        Most that a file in the folder for temporary files (`TMPDIR`) may have while fitting: there
+        is one for the decoded pictures, and one for what the frozen part makes of them, of the
+        training and of the validation part. What does not fit is computed again in each epoch.
     checkpoint_dir : str or Path, default=None
         Folder where the state is kept after each epoch. The same fit, killed and called again,
-        goes on from there; callbacks begin anew, and others make it another fit.
+        goes on from there; callbacks begin anew, and others make it another fit. The file stays
+        there: each candidate and fold of a search leaves one.
     random_state : int, RandomState instance or None, default=None
         Seed of the head, of random weights, and of everything drawn in training. With
         `checkpoint_dir`, and among the processes of "accelerate", None is 0.
@@ -423,9 +426,7 @@ class CNNClassifier(
         probabilities : ndarray of shape (n_images, n_classes), dtype float32
             In the order of `classes_`.
         """
-        logits = self._logits(X)
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probabilities: npt.NDArray[np.float32] = powers / powers.sum(axis=1, keepdims=True)
+        probabilities: npt.NDArray[np.float32] = softmax(self._logits(X), axis=1)
         return probabilities
 
     def with_weights(self, which: Literal["best", "final"]) -> CNNClassifier:
@@ -484,7 +485,7 @@ class CNNClassifier(
                 error.add_note(OF_VALIDATION)
                 raise
             if sample_weight is not None:
-                sample_weight = _check_sample_weight(sample_weight, labels)
+                sample_weight = check_sample_weight(sample_weight, labels)
                 of_others = np.full(len(valid.labels), sample_weight.mean())
                 sample_weight = np.concatenate([sample_weight, of_others])
             everything = self._labelled(

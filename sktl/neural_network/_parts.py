@@ -13,12 +13,12 @@ import pandas as pd
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_consistent_length, check_random_state, compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, column_or_1d
+from sklearn.utils.validation import column_or_1d
 
 from sktl.exceptions import ParameterError
 from sktl.training._settings import Labelled
 from sktl.utils._parameters import require_labels, shown
-from sktl.utils._sklearn import check_class_weight
+from sktl.utils._sklearn import check_class_weight, check_sample_weight
 
 __all__ = ["classes_of", "groups_of", "of_one_type", "sample_weights", "split"]
 
@@ -119,7 +119,7 @@ def sample_weights(
         return None
     weights = np.ones(len(labels))
     if sample_weight is not None:
-        weights = weights * _check_sample_weight(sample_weight, labels, ensure_non_negative=True)
+        weights = weights * check_sample_weight(sample_weight, labels, ensure_non_negative=True)
     if isinstance(class_weight, Mapping):
         check_class_weight(class_weight)
         unknown = [name for name in class_weight if name not in set(classes.tolist())]

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from sktl.training._net import TransferSkorchNet
+from sktl.training._net import TOP_K, TransferSkorchNet
 
 __all__ = ["as_frame", "as_rows", "put_back", "remember"]
 
@@ -27,9 +27,7 @@ def as_frame(net: TransferSkorchNet) -> pd.DataFrame:
     )
     first = ["phase", "epoch_in_phase", "epoch"]
     first += [
-        f"{part}_{what}"
-        for part in ("train", "valid")
-        for what in ("loss", "top1", f"top{net.work.top_k}")
+        f"{part}_{what}" for part in ("train", "valid") for what in ("loss", "top1", f"top{TOP_K}")
     ]
     first = [name for name in [*first, "lr", "seconds"] if name in frame]
     return frame[[*first, *(name for name in frame if name not in first)]]

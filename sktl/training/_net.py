@@ -24,7 +24,9 @@ from sktl.training._data import Batches
 from sktl.training._network import TransferNet
 from sktl.training._team import Team
 
-__all__ = ["BatchWork", "Parts", "StopPhase", "TransferSkorchNet"]
+__all__ = ["TOP_K", "BatchWork", "Parts", "StopPhase", "TransferSkorchNet"]
+
+TOP_K = 5  # guesses, one of which is to be right, beside the first alone
 
 
 class StopPhase(Exception):  # noqa: N818 (nothing went wrong)
@@ -68,10 +70,8 @@ class BatchWork:
         Largest norm of the gradients.
     autocast : bool
         Whether to compute in bfloat16 where that is safe.
-    top_k : int
-        Of the top-k accuracy.
     n_classes : int
-        There is a top-k accuracy where they are more than `top_k`.
+        There is a top-5 accuracy where they are more than 5.
     rng : numpy.random.Generator
         Of augmentation and mixing.
     right : dict
@@ -85,7 +85,7 @@ class BatchWork:
         self.mixup = self.cutmix = self.label_smoothing = self.l1 = self.l2 = 0.0
         self.clip_norm: float | None = None
         self.autocast = False
-        self.top_k, self.n_classes = 5, 2
+        self.n_classes = 2
         self.rng = np.random.default_rng(0)
         self.right: dict[str, Any] = {}
 
@@ -143,8 +143,7 @@ class BatchWork:
 
     def count(self, part: str, logits: torch.Tensor, y: torch.Tensor) -> None:
         """Count the pictures of a batch whose guesses were right."""
-        k = min(self.top_k, logits.shape[1])
-        guesses = logits.detach().topk(k).indices == y[:, None]  # (N, k)
+        guesses = logits.detach().topk(min(TOP_K, logits.shape[1])).indices == y[:, None]  # (N, k)
         counts = np.array([guesses[:, 0].sum().item(), guesses.any(1).sum().item(), len(y)])
         self.right[part] = self.right.get(part, 0) + counts
 
@@ -258,8 +257,8 @@ class TransferSkorchNet(ClassifierMixin, skorch.NeuralNet):
         """What was counted in the epoch, as shares of the pictures."""
         for part, (first, top_k, n) in self.work.right.items():
             self.history.record(f"{part}_top1", float(first / n))
-            if self.work.n_classes > self.work.top_k:
-                self.history.record(f"{part}_top{self.work.top_k}", float(top_k / n))
+            if self.work.n_classes > TOP_K:
+                self.history.record(f"{part}_top{TOP_K}", float(top_k / n))
 
     def predict(self, X: Any) -> Any:
         """Number of the most probable class, for callbacks that score."""

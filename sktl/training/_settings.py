@@ -77,7 +77,6 @@ class Settings:
     n_threads: int = 1
     image_size: int | None = None
     cache_bytes: int = 8_000_000_000
-    top_k: int = 5
     seed: int = 0
     progress: bool = False
     team: Team = field(default_factory=Team)

@@ -90,7 +90,7 @@ class Trainer:
             for values in (preprocessing.mean, preprocessing.std)
         )
         self.work = net.work = BatchWork(mean, std, preprocessing.size)
-        for name in ("label_smoothing", "l1", "l2", "top_k"):
+        for name in ("label_smoothing", "l1", "l2"):
             setattr(self.work, name, getattr(settings, name))
         self.work.autocast, self.work.n_classes = settings.precision == "bf16", self.n_classes
         self.team = net.team = settings.team

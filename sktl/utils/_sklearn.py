@@ -14,10 +14,20 @@ from sklearn.utils.validation import (
     _check_n_features,
     validate_data,
 )
+from sklearn.utils.validation import _check_sample_weight as check_sample_weight
 
 from sktl.exceptions import ParameterError
 
-__all__ = ["CachingScorer", "is_sparse", "record_columns", "rows_of_numbers", "validate_rows"]
+__all__ = [
+    "CachingScorer",
+    "check_class_weight",
+    "check_sample_weight",
+    "is_sparse",
+    "record_columns",
+    "rows_of_numbers",
+    "scores_pairs",
+    "validate_rows",
+]
 
 
 def validate_rows(estimator: Any, X: Any, *, reset: bool) -> npt.NDArray[Any]:

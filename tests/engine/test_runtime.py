@@ -207,8 +207,9 @@ def test_bf16_reduces_large_jpeg_pictures(tmp_path):
     assert shape("b.jpg", 100) == (240, 321, 3)
     large.save(tmp_path / "c.png")
     assert as_images([str(tmp_path / "c.png")]).read(0, least=100).size == (640, 480)
+    paths = [tmp_path / "a.jpg"]
     exact, rough = (
-        CNNFeatures(precision=precision, image_size=32, store=None).fit_transform([tmp_path / "a.jpg"])
+        CNNFeatures(precision=precision, image_size=32, store=None).fit_transform(paths)
         for precision in ("exact", "bf16")
     )
     assert 1e-3 < distance(rough, exact) < 0.2
