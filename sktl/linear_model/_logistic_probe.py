@@ -271,10 +271,7 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
     def _check_parameters(self) -> None:
         checks = ParameterChecks(type(self).__name__)
         for name in ("C", "tol"):
-            value = getattr(self, name)
-            number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-            holds = number and 0 < value < np.inf
-            checks.that(name, value, bool(holds), "a finite number above 0")
+            checks.number(name, getattr(self, name), above=0)
         checks.integer("max_iter", self.max_iter, minimum=1)
         known = self.class_weight is None or isinstance(self.class_weight, dict)
         if not known:

@@ -93,17 +93,9 @@ def _check_network(estimator: CNNClassifier, checks: ParameterChecks) -> None:
     )
     checks.truth("batch_norm", e.batch_norm)
     for name in ("dropout", "label_smoothing"):
-        _check_range(checks, e, name, 0.99)
+        checks.number(name, getattr(e, name), most=0.99)
     for name in ("l1", "l2", "mixup", "cutmix"):
-        _check_range(checks, e, name, np.inf)
-
-
-def _check_range(checks: ParameterChecks, estimator: Any, name: str, most: float) -> None:
-    value = getattr(estimator, name)
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    rule = "a finite number of at least 0" if np.isinf(most) else f"a number from 0 to {most:g}"
-    fits = is_number and 0 <= float(value) <= most and np.isfinite(float(value))
-    checks.that(name, value, fits, rule)
+        checks.number(name, getattr(e, name))
 
 
 def _check_data(estimator: CNNClassifier, checks: ParameterChecks) -> None:

@@ -470,8 +470,8 @@ class CPCFeatures(
         checks.integer("cache_bytes", self.cache_bytes, minimum=0)
         if isinstance(self.patch_size, int) and isinstance(self.overlap, int):
             checks.that("overlap", self.overlap, self.overlap < self.patch_size, "below patch_size")
-        checks.positive("temperature", self.temperature)
-        checks.positive("lr", self.lr)
+        checks.number("temperature", self.temperature, above=0)
+        checks.number("lr", self.lr, above=0)
         augment: Any = self.patch_augment
         named = isinstance(augment, str) and augment in ("color", "light")
         known = augment is None or named or isinstance(augment, Augmentation)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from typing import Any, Literal
 
 import numpy as np
@@ -106,11 +105,7 @@ class Augmentation(BaseEstimator):
             ("width_shift", 1), ("height_shift", 1), ("rotation", 180), ("shear", 89),
             ("zoom", 0.99), ("color_jitter", 1), ("random_erasing", 1),
         ):  # fmt: skip
-            value = getattr(self, name)
-            is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-            checks.that(
-                f"augment__{name}", value, is_number and 0 <= value <= most, f"from 0 to {most}"
-            )
+            checks.number(f"augment__{name}", getattr(self, name), most=most)
 
     def __call__(
         self, pixels: torch.Tensor, rng: np.random.Generator, size: int | None = None

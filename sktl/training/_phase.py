@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -149,14 +150,9 @@ class Phase(BaseEstimator):
             Of the phase.
         """
 
-        def number(parameter: str, *, above: float | None = None, least: float = 0.0) -> None:
-            value = getattr(self, parameter)
-            is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-            enough = is_number and (value > above if above is not None else value >= least)
-            enough = enough and value <= _MOST
-            rule = f"a number above {above:g}" if above is not None else f"a number from {least:g}"
-            rule += f" to {_MOST:g}"
-            checks.that(f"{name}__{parameter}", value, bool(enough), rule)
+        def number(parameter: str, **limits: Any) -> None:
+            limits = {"most": _MOST, **limits}
+            checks.number(f"{name}__{parameter}", getattr(self, parameter), **limits)
 
         train: Any = self.train
         if isinstance(train, str):
@@ -177,18 +173,16 @@ class Phase(BaseEstimator):
         checks.choice(f"{name}__batch_norm", self.batch_norm, ("auto", "train", "frozen"))
         if self.lr is not None:
             number("lr", above=0)
-        number("momentum")
-        if self._is_nesterov:
-            number("momentum", above=0)
-        momentum: Any = self.momentum
-        if self.optimizer in _WITH_MOMENTUM and isinstance(momentum, numbers.Real):
-            checks.that(f"{name}__momentum", momentum, float(momentum) < 1, "below 1")
+        number(
+            "momentum",
+            above=0 if self._is_nesterov else None,
+            below=1 if self.optimizer in _WITH_MOMENTUM else math.inf,
+        )
         number("weight_decay")
-        number("gamma", above=0)
         if isinstance(self.schedule, str) and self.schedule == "plateau":
-            gamma: Any = self.gamma
-            fine = isinstance(gamma, numbers.Real) and float(gamma) < 1
-            checks.that(f"{name}__gamma", gamma, fine, 'below 1 with schedule="plateau"')
+            number("gamma", above=0, below=1, when='with schedule="plateau"')
+        else:
+            number("gamma", above=0)
         number("lr_decay", above=0)
         if self.clip_norm is not None:
             number("clip_norm", above=0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from typing import Any
 
 import numpy as np
@@ -37,10 +36,7 @@ class Patience(BaseEstimator):
     def check(self, checks: ParameterChecks) -> None:
         """Note what is wrong with the parameters."""
         checks.integer("early_stopping__epochs", self.epochs, minimum=1)
-        delta: Any = self.min_delta
-        is_number = isinstance(delta, numbers.Real) and not isinstance(delta, bool)
-        fine = is_number and 0 <= float(delta) < np.inf
-        checks.that("early_stopping__min_delta", delta, fine, "a finite number of at least 0")
+        checks.number("early_stopping__min_delta", self.min_delta)
 
     def stops(self, losses: list[float]) -> bool:
         """Whether to stop.

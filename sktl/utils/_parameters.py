@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import numbers
 from collections.abc import Iterable
 from typing import Any
@@ -93,10 +94,31 @@ class ParameterChecks:
                 f"{name} must be an integer of at least {minimum}{none}; got {value!r}."
             )
 
-    def positive(self, name: str, value: Any) -> None:
+    def number(
+        self,
+        name: str,
+        value: Any,
+        *,
+        above: float | None = None,
+        least: float = 0.0,
+        most: float = math.inf,
+        below: float = math.inf,
+        when: str = "",
+    ) -> None:
+        """A finite number from `least`, or above `above`, to `most`, or below `below`."""
         is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-        fits = is_number and 0 < float(value) < float("inf")
-        self.that(name, value, fits, "a finite number above 0")
+        enough = is_number and (float(value) >= least if above is None else float(value) > above)
+        fits = enough and float(value) <= most and float(value) < below
+        rule = "a finite number" if most == below else "a number"
+        if above is not None:
+            rule += f" above {above:g}"
+        else:
+            rule += f" from {least:g}" if most < below else f" of at least {least:g}"
+        if most < below:
+            rule += f" to {most:g}"
+        elif below < math.inf:
+            rule += f" and below {below:g}"
+        self.that(name, value, fits, f"{rule} {when}".rstrip())
 
     def n_jobs(self, value: Any) -> None:
         whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)

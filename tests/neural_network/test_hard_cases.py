@@ -516,7 +516,10 @@ def test_augmentation_is_searched_whatever_it_was():
         ({"early_stopping": Patience(2, min_delta="a")}, "min_delta must be a finite number"),
         ({"early_stopping": Patience(2, min_delta=-1.0)}, "min_delta must be a finite number"),
         ({"early_stopping": Patience(2, min_delta=np.nan)}, "min_delta must be a finite number"),
-        ({"phases": one_phase(momentum=1.5)}, "momentum must be below 1"),
+        (
+            {"phases": one_phase(momentum=1.5)},
+            "momentum must be a number of at least 0 and below 1",
+        ),
         ({"phases": one_phase(schedule={-1: 0.5})}, "schedule must be a table .epoch, from 0"),
         ({"phases": one_phase(nesterov=True, momentum=0.0)}, "momentum must be a number above 0"),
         ({"augment": Augmentation(horizontal_flip="no")}, "horizontal_flip must be True or False"),
