@@ -91,12 +91,16 @@ class Database:
         if held.db is not None:  # of the process that this one was forked from, which closes it
             _OF_PARENTS.append(held.db)
             held.db = None
-        held.owner = os.getpid()
+        held.owner, held.since = os.getpid(), time.time()
         try:
             yield
         finally:
             held.owner = None
             held.close()
+
+    def since(self) -> float:
+        """When this thread began what it does now: holding a connection, or just this moment."""
+        return self._held.since if self._held.owner == os.getpid() else time.time()
 
     @contextlib.contextmanager
     def open(self) -> Iterator[sqlite3.Connection]:
@@ -106,15 +110,24 @@ class Database:
             with contextlib.closing(self._connect()) as db:
                 yield db
             return
-        if held.db is not None and not self.path.exists():
-            held.close()
+        if held.db is not None and held.file != self._file():
+            held.close()  # what is written to a file that was deleted or replaced is lost
         if held.db is None:
             held.db = self._connect()
+            held.file = self._file()
         try:
             yield held.db
         except BaseException:
             held.close()
             raise
+
+    def _file(self) -> tuple[int, int] | None:
+        """What tells the file at the path from any other, if there is one."""
+        try:
+            state = self.path.stat()
+        except FileNotFoundError:
+            return None
+        return state.st_dev, state.st_ino
 
     def _connect(self) -> sqlite3.Connection:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,10 +143,12 @@ class Database:
 
 
 class _Held(threading.local):
-    """The connection that a thread holds, of the process `owner`."""
+    """The connection that a thread holds, of the process `owner`, and to which file."""
 
     owner: int | None = None
+    since: float = 0.0
     db: sqlite3.Connection | None = None
+    file: tuple[int, int] | None = None
 
     def close(self) -> None:
         db, self.db = self.db, None
@@ -153,11 +168,6 @@ class MemoryDatabase(Database):
     def exists(self) -> bool:
         """Whether there is anything to be found."""
         return self._db is not None
-
-    @contextlib.contextmanager
-    def hold(self) -> Iterator[None]:
-        """Nothing: there is one connection."""
-        yield
 
     @contextlib.contextmanager
     def open(self) -> Iterator[sqlite3.Connection]:

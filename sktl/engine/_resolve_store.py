@@ -16,11 +16,12 @@ class _MemoryStore(FeatureStore):
     """The store of this process; a pickle of it is the store of the process that reads it."""
 
     def __init__(self) -> None:
-        super().__init__(":memory:")
+        super().__init__("memory")
         self._database = MemoryDatabase()
+        self.path = self._database.path
 
     def __repr__(self) -> str:
-        return 'FeatureStore("memory")'
+        return 'resolve_store("memory")'
 
     def __reduce__(self) -> tuple[Any, ...]:
         return resolve_store, ("memory",)

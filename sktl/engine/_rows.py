@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 import time
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from sktl.engine._database import among, checksum, chunks, description_of, is_intact
 
-__all__ = ["Described", "file_bytes", "read_rows", "verify_rows", "write_rows"]
+__all__ = ["Described", "evict", "file_bytes", "read_rows", "verify_rows", "write_rows"]
 
 Described = tuple[bytes, str, str, str]
 """Of a layer: its key, the name of the network, its description as JSON, and the dtype."""
@@ -22,6 +23,10 @@ Described = tuple[bytes, str, str, str]
 _TOUCH_S = 3600.0
 # Part of its limit beyond which a store notes each use, as rows may soon have to go.
 _NEARLY_FULL = 0.25
+# Part of its limit down to which a full store is emptied, so that not each write empties it.
+_ROOMY = 0.9
+# Part of its limit that the known paths may take, and bytes of one beside its text.
+_SHARE_OF_PATHS, _BESIDE_PATH = 0.25, 60
 
 
 def read_rows(
@@ -40,7 +45,10 @@ def read_rows(
     if layer is None:
         return
     number, dtype = layer
-    places = {picture: i for i, picture in enumerate(pictures) if picture is not None}
+    places: dict[bytes, list[int]] = {}
+    for i, picture in enumerate(pictures):
+        if picture is not None:
+            places.setdefault(picture, []).append(i)
     columns = "picture, used, id" + ("" if rows is None else ", crc, row")
     touch_after = 0.0 if _used_bytes(db) > _NEARLY_FULL * max_bytes else _TOUCH_S
     now, stale, damaged = time.time(), [], []
@@ -49,16 +57,15 @@ def read_rows(
             f"SELECT {columns} FROM features WHERE layer = ? AND picture {among(chunk)}",
             [number, *chunk],
         ):
-            place = places.get(picture)
-            if place is None:
+            if picture not in places:
                 continue
             if rows is not None:
                 crc, row = content
                 if not is_intact(row, crc):
                     damaged.append((row_id,))
                     continue
-                rows[place] = np.frombuffer(row, dtype).reshape(rows.shape[1:])
-            found[place] = True
+                rows[places[picture]] = np.frombuffer(row, dtype).reshape(rows.shape[1:])
+            found[places[picture]] = True
             if now - used > touch_after:
                 stale.append((now, row_id))
     if not stale and not damaged:
@@ -73,9 +80,8 @@ def write_rows(
     layer: Described,
     pictures: Sequence[bytes | None],
     values: npt.NDArray[Any],
-    max_bytes: float,
 ) -> int:
-    """Commit rows of a layer; count the new ones. Those not used for longest make room for them."""
+    """Commit rows of a layer; count the new ones."""
     now = time.time()
     with db:
         db.execute(
@@ -94,27 +100,49 @@ def write_rows(
                 if picture is not None
             ],
         )
-        new = db.total_changes - before
-    _evict(db, max_bytes)
-    return new
+        return db.total_changes - before
 
 
-def _evict(db: sqlite3.Connection, max_bytes: float) -> None:
-    """Delete the rows not used for longest until a tenth of the limit is free again."""
+def evict(db: sqlite3.Connection, max_bytes: float, since: float) -> bool:
+    """Beyond the limit, delete the rows not used for longest until a tenth of it is free again.
+
+    Known paths go first where they take more than their share. True if rows had to go that were
+    used since the time `since`.
+    """
     if _used_bytes(db) <= max_bytes:
-        return
-    while _used_bytes(db) > max_bytes:
-        (n,) = db.execute("SELECT COUNT(*) FROM features").fetchone()
+        return False
+    _evict_paths(db, _SHARE_OF_PATHS * max_bytes)
+    has_lost = False
+    while _used_bytes(db) > _ROOMY * max_bytes:
+        n, recent = db.execute(
+            "SELECT COUNT(*), TOTAL(used >= ?) FROM features", [since]
+        ).fetchone()
         if n == 0:
             break
+        to_go = max(1, n // 20)
+        has_lost |= to_go > n - recent
         with db:
             db.execute(
                 "DELETE FROM features WHERE id IN "
                 "(SELECT id FROM features ORDER BY used, id LIMIT ?)",
-                [max(1, n // 10)],
+                [to_go],
             )
     db.executescript("PRAGMA incremental_vacuum")  # all pages; `execute` would free one
     db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+    return has_lost
+
+
+def _evict_paths(db: sqlite3.Connection, share: float) -> None:
+    """Forget the paths of the files that were changed longest ago, beyond a number of bytes."""
+    n, letters = db.execute("SELECT COUNT(*), TOTAL(LENGTH(path)) FROM files").fetchone()
+    size = n * _BESIDE_PATH + letters
+    if size > share:
+        with db:
+            db.execute(
+                "DELETE FROM files WHERE path IN "
+                "(SELECT path FROM files ORDER BY ctime_ns LIMIT ?)",
+                [math.ceil(n * (1 - share / size))],
+            )
 
 
 def file_bytes(db: sqlite3.Connection) -> int:

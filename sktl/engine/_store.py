@@ -9,6 +9,7 @@ import os
 import sqlite3
 import time
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -27,10 +28,10 @@ from sktl.engine._digests import (
     picture_digests,
     remember_files,
 )
-from sktl.engine._exchange import read_hdf5, write_hdf5
+from sktl.engine._exchange import labels_of, read_hdf5, write_hdf5
 from sktl.engine._hits import note_hits, write_hits
-from sktl.engine._rows import file_bytes, read_rows, verify_rows, write_rows
-from sktl.exceptions import ParameterError, StoreWarning
+from sktl.engine._rows import evict, file_bytes, read_rows, verify_rows, write_rows
+from sktl.exceptions import ParameterError, SktlError, StoreWarning
 from sktl.images import as_images
 from sktl.images._decode import RGB, WHITE
 
@@ -39,8 +40,21 @@ __all__ = ["FeatureStore", "StoredLayer", "default_store_path"]
 Array = npt.NDArray[np.float32]
 
 # After a failure, of which a warning tells, the store is tried again after so many seconds, and
-# after twice as many each time.
+# after twice as many each time until something can be written again.
 _REST_S, _LONGEST_REST_S = 60.0, 3600.0
+
+
+class _Rest:
+    """How long a store is left alone."""
+
+    until = 0.0
+    length = _REST_S
+
+
+# Of each file in this process, whichever FeatureStore it failed in.
+_rests: defaultdict[Path, _Rest] = defaultdict(_Rest)
+# Files of which a warning has told that their limit is too small.
+_too_small: set[Path] = set()
 
 
 class StoredLayer:
@@ -88,7 +102,8 @@ class FeatureStore:
     what was written survives the death of its writer at any moment.
 
     A store that cannot be used (read-only folder, full disk, damaged or foreign file) is reported
-    by one StoreWarning, and the work goes on without it; after a minute or more it is tried again.
+    by one StoreWarning, and the work goes on without it; after a minute or more, or once `info` has
+    worked, it is tried again.
 
     Parameters
     ----------
@@ -96,7 +111,8 @@ class FeatureStore:
         The file, made when first written to. By default ``features.sqlite`` in the user's cache
         folder. Network file systems do not support the way SQLite locks it.
     max_bytes : int, default=20_000_000_000
-        Size of the file, in bytes, beyond which the rows not used for longest are deleted.
+        Size of the file, in bytes, beyond which the rows not used for longest are deleted, until a
+        tenth is free. A StoreWarning tells if these are rows that the same call has used.
     dtype : {"float32", "float16"}, default="float32"
         "float16" halves the rows, which are then rounded to it, from the store or not. How much
         smaller the file is depends on how they fit into SQLite's pages of 4 kB: half for 2,048
@@ -127,21 +143,19 @@ class FeatureStore:
             raise ParameterError(f'dtype must be "float32" or "float16"; got {dtype!r}')
         if path is not None and not (isinstance(path, (str, os.PathLike)) and os.fspath(path)):
             raise ParameterError(f"path must be that of a file; got {path!r}")
+        if path == ":memory:":
+            raise ParameterError('path must be that of a file; for the memory, pass store="memory"')
         size: Any = max_bytes
         if isinstance(size, bool) or not isinstance(size, numbers.Real) or not float(size) > 0:
             raise ParameterError(f"max_bytes must be a number of bytes above 0; got {max_bytes!r}")
-        self.path = default_store_path() if path is None else Path(path).expanduser().absolute()
+        place = default_store_path() if path is None else Path(path).expanduser()
+        self.path = place.absolute()
         self.max_bytes = max_bytes
         self.dtype = dtype
         self._database = Database(self.path)
-        self._rests_until, self._rest = 0.0, _REST_S
 
     def __repr__(self) -> str:
         return f"FeatureStore({str(self.path)!r})"
-
-    def __getstate__(self) -> dict[str, Any]:
-        # What the clock of this machine shows says nothing on another.
-        return {**vars(self), "_rests_until": 0.0, "_rest": _REST_S}
 
     def __sklearn_clone__(self) -> FeatureStore:
         return self
@@ -218,7 +232,7 @@ class FeatureStore:
                 StoreWarning,
                 stacklevel=2,
             )
-        self._attempt(lambda db: write_rows(db, described, pictures, values, self.max_bytes), None)
+        self._write(lambda db: write_rows(db, described, pictures, values))
         return kept
 
     def claim(
@@ -285,7 +299,7 @@ class FeatureStore:
         known = self._attempt(lambda db: known_files(db, absolute), {}, create=False)
         seen, fresh = digest_files(absolute, known, background)
         if fresh:
-            self._attempt(lambda db: remember_files(db, fresh), None)
+            self._write(lambda db: remember_files(db, fresh))
         return [seen[path] for path in absolute]
 
     def network(self, alias: str) -> dict[str, Any] | None:
@@ -336,7 +350,8 @@ class FeatureStore:
         size_of_file = 0
         if self._database.exists():
             with self._opened() as db:
-                write_hits(db, self.path)
+                with contextlib.suppress(sqlite3.Error):  # what can only be read is told of, too
+                    write_hits(db, self.path)
                 found = db.execute(
                     "SELECT backbone, description, hits, COUNT(features.id), "
                     "TOTAL(LENGTH(row)) FROM layers LEFT JOIN features ON layer = layers.id "
@@ -425,8 +440,8 @@ class FeatureStore:
         Raises
         ------
         ParameterError
-            If nothing is stored for these pictures, `y` does not fit `X`, or the store cannot be
-            opened.
+            If nothing is stored for these pictures, `y` does not fit `X`, the store cannot be
+            used, or `path` cannot be written or is the store itself.
 
         Examples
         --------
@@ -444,14 +459,20 @@ class FeatureStore:
         """
         if not self._database.exists():
             raise ParameterError(f"there is no feature store at {self.path}")
-        pictures = paths = None
+        target = Path(path)
+        if target.exists() and self.path.exists() and target.samefile(self.path):
+            raise ParameterError(f"{target} is the feature store itself; export to another file")
+        pictures = paths = labels = None
         if X is not None:
             images = as_images(X)
+            labels = labels_of(y, len(images))
             pictures = picture_digests(images, self)
             paths = [str(item) if isinstance(item, (str, os.PathLike)) else "" for item in images]
+        elif y is not None:
+            raise ParameterError("y is given without X; pass the pictures that the labels are of")
         with self._opened() as db:
-            write_hdf5(db, Path(path), pictures, paths, y, backbone)
-        return Path(path)
+            write_hdf5(db, target, pictures, paths, labels, backbone)
+        return target
 
     def import_hdf5(self, path: str | os.PathLike[str]) -> int:
         """Read what :meth:`export_hdf5` wrote, on another machine perhaps.
@@ -471,21 +492,25 @@ class FeatureStore:
         Raises
         ------
         ParameterError
-            If the file is no such export or of another dtype, or the store cannot be opened.
+            If the file is no such export, damaged or of another dtype, and then nothing is
+            written; or if the store cannot be used.
         """
-        new, other = None, ""
-        with self._opened() as db:
-            for layer, pictures, values in read_hdf5(Path(path)):
-                if layer[3] == self.dtype:
-                    new = (new or 0) + write_rows(db, layer, pictures, values, self.max_bytes)
-                else:
-                    other = layer[3]
-        if new is None and other:
+        dtypes = {layer[3] for layer, _, _ in read_hdf5(Path(path))}  # the whole file is sound
+        if self.dtype not in dtypes:
+            (other,) = dtypes
             raise ParameterError(
                 f"{path} has features in {other}, which a store in {self.dtype} would not find "
                 f'again; import them into FeatureStore(dtype="{other}")'
             )
-        return new or 0
+        new, has_lost = 0, False
+        with self.held(), self._opened() as db:
+            for layer, pictures, values in read_hdf5(Path(path)):
+                if layer[3] == self.dtype:
+                    new += write_rows(db, layer, pictures, values)
+                    has_lost |= evict(db, self.max_bytes, self._database.since())
+        if has_lost:
+            self._say_that_it_is_small()
+        return new
 
     def clear(self, backbone: str | None = None) -> None:
         """Delete everything, or what a network of that name gave.
@@ -499,15 +524,16 @@ class FeatureStore:
             return
         with self._opened() as db:
             with db:
-                which = "" if backbone is None else " WHERE backbone = ?"
-                names = [] if backbone is None else [backbone]
-                db.execute(
-                    f"DELETE FROM features WHERE layer IN (SELECT id FROM layers{which})", names
-                )
-                db.execute(f"DELETE FROM layers{which}", names)
                 if backbone is None:
-                    db.execute("DELETE FROM files")
-                    db.execute("DELETE FROM networks")
+                    for table in ("features", "layers", "files", "networks"):
+                        db.execute(f"DELETE FROM {table}")  # a whole table takes hardly any room
+                else:
+                    db.execute(
+                        "DELETE FROM features WHERE layer IN "
+                        "(SELECT id FROM layers WHERE backbone = ?)",
+                        [backbone],
+                    )
+                    db.execute("DELETE FROM layers WHERE backbone = ?", [backbone])
             db.execute("VACUUM")
 
     def _key(self, layer: StoredLayer) -> bytes:
@@ -516,31 +542,66 @@ class FeatureStore:
     @contextlib.contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
         """Connect for what cannot go on without the store."""
-        with contextlib.ExitStack() as stack:
-            try:
-                db = stack.enter_context(self._database.open())
-            except (sqlite3.Error, OSError, ForeignFileError) as error:
-                raise ParameterError(
-                    f"the feature store {self.path} cannot be opened: {error}"
-                ) from error
-            yield db
+        is_open = False
+        try:
+            with self._database.open() as db:
+                is_open = True
+                yield db
+        except SktlError:
+            raise
+        # The last two are what damage leads to.
+        except (sqlite3.Error, OSError, ForeignFileError, TypeError, ValueError) as error:
+            raise ParameterError(
+                f"the feature store {self.path} cannot be used: {error}. Make room where the disk "
+                "is full; delete a damaged file: what it holds is computed again"
+                if is_open
+                else f"the feature store {self.path} cannot be opened: {error}"
+            ) from error
+        _rests.pop(self.path, None)
+
+    def _write(self, action: Callable[[sqlite3.Connection], Any]) -> None:
+        """Run `action` if that can be, and make room for what it has written."""
+        since = self._database.since()
+
+        def write(db: sqlite3.Connection) -> bool:
+            action(db)
+            return evict(db, self.max_bytes, since)
+
+        if self._attempt(write, False):
+            self._say_that_it_is_small()
+
+    def _say_that_it_is_small(self) -> None:
+        if self.path not in _too_small:
+            _too_small.add(self.path)
+            warnings.warn(
+                f"max_bytes={self.max_bytes} is too small: the feature store {self.path} has "
+                "deleted rows that were used a moment ago. Pass a larger one to FeatureStore",
+                StoreWarning,
+                stacklevel=2,
+            )
 
     def _attempt(
         self, action: Callable[[sqlite3.Connection], Any], otherwise: Any, *, create: bool = True
     ) -> Any:
         """Run `action`, or warn, give `otherwise`, and let the store rest for a while."""
-        if time.monotonic() < self._rests_until:
+        rest = _rests[self.path]
+        if time.monotonic() < rest.until:
             return otherwise
         try:
             if not create and not self._database.exists():
                 return otherwise
             with self._database.open() as db:
-                return action(db)
+                found = action(db)
+            if create:
+                rest.length = _REST_S
+            return found
         # sqlite3.Error, OSError and ForeignFileError, and whatever else bytes lead to that are not
         # what was written.
         except Exception as error:  # noqa: BLE001
-            self._rests_until = time.monotonic() + self._rest
-            self._rest = min(2 * self._rest, _LONGEST_REST_S)
+            now = time.monotonic()
+            if now < rest.until:  # another thread has told of it in the meantime
+                return otherwise
+            rest.until, rest.length = now + rest.length, min(2 * rest.length, _LONGEST_REST_S)
             warnings.warn(
                 f"the feature store {self.path} cannot be used ({error}); the work goes on without "
                 "it. Pass store=None, or a path where one can be written",

@@ -191,7 +191,8 @@ def test_a_full_disk_is_reported(store, monkeypatch):
     with pytest.warns(StoreWarning, match="full"):
         store.put(LAYER, KEYS, np.zeros((10, 100_000), np.float32))
     monkeypatch.undo()
-    assert read(FeatureStore(store.path))[0].tolist() == [True] + [False] * 9
+    assert store.info()["rows"].tolist() == [1], "and the store is tried again"
+    assert read(store)[0].tolist() == [True] + [False] * 9
 
 
 def write_forever(path, number, started):
@@ -443,7 +444,9 @@ def test_what_cannot_be_exported_or_imported_is_said(store, digits, tmp_path):
             store.import_hdf5(tmp_path / name)
 
 
-def test_a_store_that_is_not_there_or_cannot_be_opened_is_not_exported(digits, tmp_path):
+def test_a_store_that_is_not_there_or_cannot_be_opened_is_not_exported(store, digits, tmp_path):
+    store.put(LAYER, KEYS, ROWS)
+    store.export_hdf5(tmp_path / "f.h5")
     absent, text = tmp_path / "absent.sqlite", tmp_path / "text.sqlite"
     with pytest.raises(ParameterError, match=r"no feature store at .*absent"):
         FeatureStore(absent).export_hdf5(tmp_path / "f.h5", digits)
