@@ -99,7 +99,8 @@ def write_hdf5(
         raise ParameterError("none of these pictures has stored features; see info()")
     unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}.unfinished")
     try:
-        with h5py.File(unfinished, "w", libver=_LIBVER) as file:
+        # Chunks that a full disk refuses while a cache is emptied crash the process: no cache.
+        with h5py.File(unfinished, "w", libver=_LIBVER, rdcc_nbytes=0) as file:
             _write(h5py, file, db, layers, pictures, paths or [], labels)
         unfinished.replace(path)
     except (OSError, RuntimeError) as error:  # RuntimeError: HDF5's, where the disk is full
@@ -132,7 +133,7 @@ def _write(
         name = _free_name(file, f"{network} {description_of(description).get('layer')}")
         shape = json.loads(shape)
         row_bytes = max(1, math.prod(shape) * np.dtype(dtype).itemsize)
-        n_rows = max(1, min(len(pictures), _CHUNK_BYTES // row_bytes))
+        n_rows = max(1, min(len(pictures), _STEP, _CHUNK_BYTES // row_bytes))
         rows = file.create_dataset(
             f"features/{name}",
             (len(pictures), *shape),
@@ -145,9 +146,10 @@ def _write(
         in_place = h5py.string_dtype(length=max(1, len(recipe)))
         stored = file.create_dataset(f"recipe/{name}", data=recipe, dtype=in_place)
         stored.attrs["crc"] = checksum(recipe)
-        for start in range(0, len(pictures), _STEP):
-            some = pictures[start : start + _STEP]
-            rows[start : start + _STEP] = _rows(db, number, some, shape, dtype)
+        step = _STEP // n_rows * n_rows  # whole chunks, as none is kept to be completed
+        for start in range(0, len(pictures), step):
+            some = pictures[start : start + step]
+            rows[start : start + step] = _rows(db, number, some, shape, dtype)
 
 
 def read_hdf5(path: Path) -> Iterator[Piece]:

@@ -3,6 +3,8 @@
 import contextlib
 import multiprocessing
 import os
+import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -207,3 +209,31 @@ def test_exports_without_checksums_are_read(exported):
     other = FeatureStore(exported.with_name("other"))
     assert other.import_hdf5(exported) == 10
     np.testing.assert_array_equal(rows_of(other), ROWS)
+
+
+FULL = """
+import resource, signal, sys
+from sktl import FeatureStore
+from sktl.exceptions import ParameterError
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+for size in range(1000, 8_000_000, 500_000):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, -1))
+    try:
+        FeatureStore(sys.argv[1]).export_hdf5(sys.argv[2])
+    except ParameterError:
+        continue
+    raise SystemExit("exported, though there was no room")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on the size of files")
+def test_a_full_disk_is_survived(tmp_path):
+    store = FeatureStore(tmp_path / "store")
+    keys, rows = [b"%020d" % i for i in range(1000)], np.ones((1000, 1000), np.float32)
+    for layer in (b"one", b"two"):
+        store.put(StoredLayer(layer, "net", {}), keys, rows)
+    store.verify()  # what SQLite has to write is written
+    command = [sys.executable, "-c", FULL, str(store.path), str(tmp_path / "f.h5")]
+    subprocess.run(command, check=True, timeout=120)
+    assert not list(tmp_path.glob("f.h5*"))

@@ -70,6 +70,16 @@ def test_the_memory_store_says_what_it_is(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_memory_store_can_be_limited(monkeypatch):
+    memory = resolve_store("memory")
+    monkeypatch.setattr(memory, "max_bytes", 300_000)
+    for start in range(0, 200, 20):
+        memory.put(LAYER, many(20, start), np.zeros((20, 1000), np.float32))
+    assert 0 < count(memory) < 100
+    memory.clear()
+    assert count(memory) == 0
+
+
 # What is in it
 
 
