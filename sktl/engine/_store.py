@@ -552,8 +552,9 @@ class FeatureStore:
         # The last two are what damage leads to.
         except (sqlite3.Error, OSError, ForeignFileError, TypeError, ValueError) as error:
             raise ParameterError(
-                f"the feature store {self.path} cannot be used: {error}. Make room where the disk "
-                "is full; delete a damaged file: what it holds is computed again"
+                f"the feature store {self.path} cannot be used: {error}. Where the disk is full, "
+                "make room or delete the file; where the file is damaged, delete it: what it holds "
+                "is computed again"
                 if is_open
                 else f"the feature store {self.path} cannot be opened: {error}"
             ) from error

@@ -244,7 +244,7 @@ def test_damage_is_an_error_with_a_remedy(damaged, tmp_path):
         with pytest.raises(ParameterError) as caught:
             call()
         assert f"feature store {damaged.path} cannot be used: " in str(caught.value), name
-        assert "delete a damaged file" in str(caught.value), name
+        assert "is damaged, delete it" in str(caught.value), name
     assert not list(tmp_path.glob("out.h5*"))
 
 
@@ -252,7 +252,7 @@ def test_layers_that_make_no_sense_are_an_error_with_a_remedy(store, tmp_path):
     store.put(LAYER, KEYS, ROWS)
     with sqlite3.connect(store.path) as db:
         db.execute("UPDATE layers SET dtype = 'floa432'")
-    with pytest.raises(ParameterError, match=r"cannot be used: .*floa432.*delete a damaged file"):
+    with pytest.raises(ParameterError, match=r"cannot be used: .*floa432.*is damaged, delete it"):
         store.export_hdf5(tmp_path / "out.h5")
     assert not list(tmp_path.glob("out.h5*"))
 
@@ -274,7 +274,7 @@ def test_a_full_disk_is_an_error_with_a_remedy_and_what_can_be_read_is_told(
     monkeypatch.setattr(_store, "write_hits", write_hits)
     monkeypatch.setattr(_store, "write_rows", write_rows)
     assert todo["info"]()["rows"].tolist() == [10]
-    with pytest.raises(ParameterError, match=r"disk is full. Make room"):
+    with pytest.raises(ParameterError, match=r"disk is full\. .*make room or delete the file"):
         todo["import"]()
 
 
