@@ -25,6 +25,7 @@ from sktl.backbones._feature_network import (
     T,
     Tap,
     TapError,
+    UncopyableError,
     dry_run,
     watch,
 )
@@ -419,6 +420,8 @@ class Backbone:
         size = own_size if size is None else size
         try:
             return dry_run(self._whole, size, run)
+        except UncopyableError:
+            raise
         except TapError as error:
             tap, reason = error.args
             layer = self._outer(tap.path) if tap.path else "penultimate"
@@ -445,10 +448,12 @@ def _ramps(size: int) -> torch.Tensor:
 
 
 def _check_parts(module: Any, spec: Any, preprocessing: Any) -> None:
-    is_module = isinstance(module, nn.Module) and not isinstance(module, torch.jit.ScriptModule)
-    rule = "an nn.Module, not one of TorchScript; load_backbone gives networks by name"
+    is_module = isinstance(module, nn.Module)
+    parts = module.modules() if is_module else []
+    is_scripted = any(isinstance(part, torch.jit.ScriptModule) for part in parts)
+    rule = "an nn.Module, no part of it of TorchScript; load_backbone gives networks by name"
     checks = ParameterChecks("Backbone")
-    checks.that("module", module, is_module, rule)
+    checks.that("module", module, is_module and not is_scripted, rule)
     is_spec = spec is None or isinstance(spec, BackboneSpec)
     checks.that("spec", spec, is_spec, "a BackboneSpec or None")
     is_known = preprocessing is None or isinstance(preprocessing, Preprocessing)

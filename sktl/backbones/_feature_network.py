@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import torch
 from torch import nn
 
+from sktl.backbones._structure import is_of_library
+from sktl.exceptions import ParameterError
+
 if TYPE_CHECKING:
     from sktl.backbones._anatomy import Anatomy
 
@@ -220,9 +223,25 @@ class _Hook:
         self.network._see(self.tap, output if self.tap.side == "output" else inputs[0])
 
 
+class UncopyableError(ParameterError):
+    """A network holds what cannot be copied."""
+
+
+def copied(module: nn.Module, memo: dict[int, Any] | None = None) -> Any:
+    """A copy of a network; raise UncopyableError."""
+    try:
+        return copy.deepcopy(module, memo)
+    except Exception as error:
+        raise UncopyableError(
+            f"{type(module).__name__} must be copied to be used, and cannot be: {error}. Keep "
+            "locks, files and generators out of its attributes; for torch.nn.utils.weight_norm "
+            "there is torch.nn.utils.parametrizations.weight_norm"
+        ) from error
+
+
 def copy_sharing(module: nn.Module) -> Any:
     """A copy of the structure of `module` with the very tensors of it, gradients and all."""
-    return copy.deepcopy(module, {id(t): t for t in (*module.parameters(), *module.buffers())})
+    return copied(module, {id(t): t for t in (*module.parameters(), *module.buffers())})
 
 
 def replicate(
@@ -241,7 +260,7 @@ def replicate(
             memo[id(tensor)] = nn.Parameter(served, requires_grad=False)
         else:
             memo[id(tensor)] = served
-    replica: nn.Module = copy.deepcopy(module, memo)
+    replica: nn.Module = copied(module, memo)
     return replica
 
 
@@ -268,12 +287,13 @@ def watch(
 def dry_run(module: nn.Module, size: int, run: Callable[[torch.Tensor], T]) -> T:
     """What `run` gives for an empty picture.
 
-    First on the meta device, where only shapes are computed; then, for networks that cannot work
-    there, really.
+    For a library's networks first on the meta device, where only shapes are computed; for those
+    that cannot work there, and for others, which may keep what they compute, really.
     """
     parameter = next(module.parameters(), torch.empty(0))
     picture = torch.zeros((1, 3, size, size), dtype=parameter.dtype, device=parameter.device)
     with torch.inference_mode():
-        with contextlib.suppress(Exception):  # what is really wrong shows up again below
-            return run(picture.to("meta"))
+        if all(is_of_library(type(part)) for part in module.modules()):
+            with contextlib.suppress(Exception):  # what is really wrong shows up again below
+                return run(picture.to("meta"))
         return run(picture)

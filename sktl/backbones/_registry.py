@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import fnmatch
 import functools
 import os
@@ -16,6 +15,7 @@ from sklearn.base import BaseEstimator
 from torch import nn
 
 from sktl.backbones._backbone import Backbone, BackboneSpec
+from sktl.backbones._feature_network import copied
 from sktl.backbones._packaged import PACKAGED, list_packaged, load_packaged
 from sktl.backbones._preprocessing import IMAGENET, Preprocessing
 from sktl.backbones._scratch import list_scratch, load_scratch
@@ -283,7 +283,7 @@ def _from_module(module: nn.Module) -> Backbone:
         from sktl.backbones._timm import preprocessing_of
 
         preprocessing = preprocessing_of(module, type(module).__name__)
-    backbone = Backbone(copy.deepcopy(module), preprocessing=preprocessing)
+    backbone = Backbone(copied(module), preprocessing=preprocessing)
     backbone.module.requires_grad_(False)
     return backbone
 

@@ -339,16 +339,12 @@ def test_an_unknown_network_is_explored_without_a_trace():
 
 
 def test_shapes_need_no_arithmetic():
-    class Device(nn.Identity):
-        seen: list[str] = []  # noqa: RUF012 (a note for this test)
-
-        def forward(self, x):
-            self.seen.append(x.device.type)
-            return x
-
-    backbone = Backbone(nn.Sequential(nn.Conv2d(3, 4, 3), Device()), preprocessing=AT_32)
+    seen = []
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Identity())
+    network[1].register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].device.type))
+    backbone = Backbone(network, preprocessing=AT_32)
     assert backbone.shapes(["bottleneck"]) == [(4, 30, 30)]
-    assert set(Device.seen) == {"meta"}
+    assert set(seen) == {"meta"}
 
 
 def test_networks_that_decide_by_values_are_measured_too():
@@ -928,3 +924,40 @@ def test_convolutions_over_a_sequence_have_channels_first():
     assert backbone.shapes(["2"]) == [(12, 64, 1)]
     x = torch.rand(2, 3, 32, 32)
     torch.testing.assert_close(features(backbone, "2", x=x)[0], net(x).unsqueeze(3))
+
+
+class Holding(nn.Module):
+    """A network with something beside its layers."""
+
+    def __init__(self, thing):
+        super().__init__()
+        self.layer, self.thing = nn.Conv2d(3, 8, 3), thing
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+@pytest.mark.parametrize("load", [Backbone, load_backbone])
+def test_networks_that_cannot_be_copied_or_looked_into_are_named(load):
+    with pytest.raises(ParameterError, match=r"Holding must be copied .*lock.*Keep locks"):
+        load(Holding(threading.Lock())).shapes(["layer"])
+    with pytest.raises(ParameterError, match="no part of it of TorchScript"):
+        load(Holding(torch.jit.script(nn.Conv2d(3, 8, 3))))
+
+
+def test_networks_may_keep_what_they_compute_of_a_size():
+    kept = {}
+
+    class Keeping(Holding):
+        def forward(self, x):
+            if x.shape[-2:] not in kept:
+                kept[x.shape[-2:]] = torch.ones(x.shape[-2:], device=x.device)
+            return self.layer(x * kept[x.shape[-2:]])
+
+    network = Keeping(None).eval()
+    backbone = Backbone(network, preprocessing=Preprocessing(size=24, resize=24))
+    assert backbone.shapes(["layer"]) == [(8, 22, 22)]
+    x = torch.rand(2, 3, 24, 24)
+    with torch.no_grad():
+        found = backbone.feature_network(["layer"])(x)[0]
+        torch.testing.assert_close(found, network.layer(x))
