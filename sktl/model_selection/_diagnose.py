@@ -282,13 +282,20 @@ class DiagnosisDisplay:
             )
         names = ["what is reachable", *self.frame.index]
         before = dict(zip(self.frame.index, names, strict=False))
+        unclear = self.frame[~self.frame["clear"] & (self.frame["step"] > clear["step"].max())]
         lines: list[str] = []
         for name, row in clear.sort_values("step", ascending=False, kind="stable").iterrows():
-            which = "The largest step" if not lines else "The next"
+            largest = "The largest step" + (" that is more than chance" if len(unclear) else "")
+            which = largest if not lines else "The next"
             lines.append(
                 f"{which}, {100 * row['step']:.1f} points, is from {before[name]} to {name}: "
                 f"{row['cause']}. What helps: {row['remedy']}."
             )
+        lines += [
+            f"The step of {100 * row['step']:.1f} points from {before[name]} to {name} is larger, "
+            "but may be chance."
+            for name, row in unclear.iterrows()
+        ]
         return "\n".join(lines)
 
     def plot(self, ax: Any = None) -> Self:

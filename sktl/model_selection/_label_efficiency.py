@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from sktl.exceptions import ParameterError
 from sktl.images import ImageCollection, as_images
-from sktl.utils._parameters import ParameterChecks
+from sktl.utils._parameters import ParameterChecks, require_labels
 
 __all__ = ["LabelEfficiency", "label_efficiency_curve"]
 
@@ -137,7 +137,8 @@ def label_efficiency_curve(
     X : array-like of n_images pictures
         Anything that :func:`sktl.as_images` takes.
     y : array-like of shape (n_images,)
-        Labels, all of them.
+        Labels, all of them: -1 beside two classes or more is none, as of
+        :class:`sktl.LinearProbe`.
     fractions : iterable of float, default=(0.01, 0.1, 1.0)
         Of the labels of a training part.
     cv : int, splitter or iterable of (train, test), default=3
@@ -169,9 +170,9 @@ def label_efficiency_curve(
     Raises
     ------
     ParameterError
-        If a fraction is not in (0, 1] or leaves fewer labels than classes; if a training part has
-        one class only; if a way is no classifier; if the encoder has no `encoder_` where one is
-        needed; or if parts of it cannot be given new weights for "same".
+        If labels are missing; if a fraction is not in (0, 1] or leaves fewer labels than classes;
+        if a training part has one class only; if a way is no classifier; if the encoder has no
+        `encoder_` where one is needed; or if parts of it cannot be given new weights for "same".
 
     Examples
     --------
@@ -212,6 +213,12 @@ def _checked_labels(y: Any) -> npt.NDArray[Any]:
     labels = np.asarray(y)
     if labels.ndim != 1:
         raise ParameterError(f"y must have one label a picture; got shape {labels.shape}")
+    require_labels(labels, "label_efficiency_curve: y")
+    if labels.dtype.kind in "if":
+        # As of LinearProbe -1 is no label, unless it is one of two classes.
+        values = np.unique(labels)
+        if len(values) > 2 and values[0] == -1:
+            require_labels(np.where(labels == -1, np.nan, labels), "label_efficiency_curve: y")
     return labels
 
 

@@ -74,6 +74,16 @@ def test_steps_within_chance_are_not_named():
     assert display(0.05, 0.05, 0.05, 0.05, reachable=0.05).advice.startswith("No step")
 
 
+def test_a_larger_step_that_may_be_chance_is_not_passed_over():
+    n_samples = dict(zip(NAMES, (10_000, 10_000, 10_000, 50), strict=True))
+    errors = dict(zip(NAMES, (0.0, 0.0, 0.04, 0.11), strict=True))
+    lines = DiagnosisDisplay(errors, n_samples).advice.splitlines()
+    assert lines[0].startswith("The largest step that is more than chance, 4.0 points, is from")
+    assert lines[1:] == [
+        "The step of 7.0 points from validation to test is larger, but may be chance."
+    ]
+
+
 def test_without_training_validation_data_it_may_be_either():
     advice = diagnose(DecisionTreeClassifier(random_state=0), TRAIN, valid=VALID).advice
     assert "(variance), or the validation data are of another kind (data mismatch)" in advice

@@ -277,3 +277,19 @@ def test_an_encoder_without_a_network():
         raw=False, classifier=LogisticRegression(),
     )  # fmt: skip
     assert curve.verdict == "There is nothing to compare the pretrained network with."
+
+
+@pytest.mark.parametrize("missing", [-1, None, np.nan])
+def test_pictures_without_a_label_are_refused(missing):
+    y = Y.tolist()
+    y[3] = y[7] = missing
+    with pytest.raises(ParameterError, match=r"y must give each picture a label; 2 of 120 are mi"):
+        label_efficiency_curve(cpc(), PICTURES, y)
+
+
+def test_minus_one_may_be_one_of_two_classes():
+    signs = np.where(Y < 2, -1, 1)
+    curve = label_efficiency_curve(
+        cpc(), PICTURES, signs, fractions=[1], cv=2, scratch=None, raw=False
+    )
+    assert curve.table["n_labels"].tolist() == [60, 60]
