@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -138,8 +139,7 @@ class ModelRanking:
             The best first.
         """
         means = self.folds.mean().sort_values(ascending=False, kind="stable")
-        if not 1 <= k <= len(means):
-            raise ParameterError(f"k must be from 1 to {len(means)}, the candidates; got {k!r}")
+        _check_k(k, len(means))
         return [str(name) for name in means.index[:k]]
 
     def compare(self, first: str, second: str) -> ModelComparison:
@@ -270,8 +270,7 @@ class ModelRanking:
     def _singles(self, k: int) -> list[str]:
         """Names of the k best that are no ensembles."""
         singles = [n for n in self.best(len(self.folds.columns)) if n not in self.ensembles]
-        if not 1 <= k <= len(singles):
-            raise ParameterError(f"k must be from 1 to {len(singles)}, the candidates; got {k!r}")
+        _check_k(k, len(singles))
         return singles[:k]
 
     def _members(self, names: list[str]) -> list[tuple[str, Any]]:
@@ -306,6 +305,12 @@ class ModelRanking:
                 f"a vote needs probabilities, which {', '.join(without)} does not give: wrap it in "
                 "CalibratedClassifierCV, or use a stack"
             )
+
+
+def _check_k(k: Any, n_candidates: int) -> None:
+    whole = isinstance(k, numbers.Integral) and not isinstance(k, bool)
+    if not whole or not 1 <= k <= n_candidates:
+        raise ParameterError(f"k must be from 1 to {n_candidates}, the candidates; got {k!r}")
 
 
 def _columns(said: pd.DataFrame) -> npt.NDArray[np.float64]:

@@ -160,7 +160,13 @@ def _named(estimators: Any) -> dict[str, Any]:
             "rank_models: names must not contain '__' nor be those of an ensemble's parameters, "
             f"such as 'cv', which a member of a stack or vote cannot have; got {unfit}"
         )
-    wrong = [name for name, estimator in pairs if not is_classifier(estimator)]
+    wrong = [
+        name
+        for name, estimator in pairs
+        if isinstance(estimator, type)
+        or not hasattr(estimator, "__sklearn_tags__")
+        or not is_classifier(estimator)
+    ]
     if wrong:
         raise ParameterError(f"rank_models compares classifiers, which {wrong} are not")
     return named

@@ -328,8 +328,10 @@ def _encode(name: str, values: Any) -> tuple[list[Any], Indices]:
     values = np.asarray(values)
     if values.ndim != 1:
         raise ParameterError(f"{name} must be one-dimensional; got shape {values.shape}")
+    if len(values) == 0:
+        raise ParameterError(f"PerClassSplit needs pictures to split; got none, {name} is empty")
     codes, distinct = pd.factorize(values, sort=True)
-    if len(codes) == 0 or codes.min() < 0:
+    if codes.min() < 0:
         raise ParameterError(
             f"{name} must have a value for every picture; {int((codes < 0).sum())} of "
             f"{len(codes)} are missing"

@@ -235,6 +235,11 @@ def test_wrong_arguments(ranking):
         rank_models([((0, 1), GaussianNB())], X, Y)
     with pytest.raises(ParameterError, match=r"classifiers, which .*'Ridge'.* are not"):
         rank_models([GaussianNB(), Ridge()], X, Y)
+    with pytest.raises(ParameterError, match=r"classifiers, which \['a', 'b'\] are not"):
+        rank_models({"a": 3, "b": GaussianNB, "c": GaussianNB()}, X, Y)
+    for ask in (ranking.best, ranking.stack, ranking.vote, ranking.with_vote):
+        with pytest.raises(ParameterError, match=r"k must be from 1 to 3, .*got \['knn', 'zz'\]"):
+            ask(["knn", "zz"])
     with pytest.raises(ParameterError, match="k must be from 1 to 3"):
         ranking.best(4)
     with pytest.raises(ParameterError, match="k must be from 1 to 3"):

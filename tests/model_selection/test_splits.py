@@ -378,3 +378,8 @@ def test_caltech101(shared_data):
     X_train, X_test, _, y_test = per_class_split(X, y, n_train=10, n_valid=0, n_test=10)
     assert len(X_train) == len(X_test) == 1010
     assert set(Counter(y_test.tolist()).values()) == {10}
+
+
+def test_no_pictures_at_all():
+    with pytest.raises(ParameterError, match="needs pictures to split; got none, y is empty"):
+        per_class_split([], [])
