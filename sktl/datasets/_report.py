@@ -113,13 +113,16 @@ class ImageReport:
     def __repr__(self) -> str:
         table, counts = self.pictures, self.classes["n_pictures"]
         lines = [f"{len(table)} pictures"]
-        if len(table) and table["label"].notna().all():
+        unlabelled = int(table["label"].isna().sum())
+        if unlabelled < len(table):
             least, most = counts.min(), counts.max()
             lines[0] += f" of {len(counts)} classes: " + (
                 f"{least} a class"
                 if least == most
                 else f"{least} ({counts.idxmin()}) to {most} ({counts.idxmax()}) a class"
             )
+            if unlabelled:
+                lines[0] += f"; {unlabelled} without a label"
         for name, unit in (("width", "pixels"), ("height", "pixels"), ("bytes", "bytes")):
             known = table[name].dropna()
             if len(known):

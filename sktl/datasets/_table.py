@@ -163,9 +163,9 @@ def _labels(column: pd.Series[Any]) -> np.ndarray[Any, Any]:
 
 
 def _hint(stems: list[Path]) -> str:
-    """The likely remedy, if one of a few usual ones would find the first picture."""
+    """The likely remedy, if one of a few usual ones would find all pictures."""
     for suffix in sorted(PICTURE_SUFFIXES):
         for candidate in (suffix, suffix.upper()):
-            if Path(f"{stems[0]}{candidate}").is_file():
+            if all(Path(f"{stem}{candidate}").is_file() for stem in stems):
                 return f"With suffix={candidate!r} they would be"
     return "Check folder= and suffix="

@@ -150,6 +150,12 @@ def test_words_name_the_rarest_class(folder):
     assert words.startswith("9 pictures of 4 classes: 1 (new) to 3 (y) a class")
 
 
+def test_words_count_what_has_no_label(folder):
+    paths, y = folder
+    words = repr(image_report(paths[:3], np.array([*y[:1], None, y[2]], dtype=object)))
+    assert words.startswith("3 pictures of 2 classes: 1 a class; 1 without a label\n")
+
+
 def test_without_labels(folder):
     report = image_report(folder[0])
     assert report.classes.index.tolist() == ["all"]

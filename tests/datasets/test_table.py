@@ -234,11 +234,20 @@ def test_frame_with_any_index_numbers_as_columns_and_paths(tmp_path):
     ],
 )
 def test_missing_files_hint_at_the_suffix(tmp_path, file, suffix, remedy):
-    touch(tmp_path, file)
+    touch(tmp_path, file, file.replace("7", "8"))
     table = write(tmp_path, "id,y\n007,a\n008,b\n")
     with pytest.raises(FileNotFoundError, match=f"2 of 2 .*suffix={remedy}") as caught:
         load_image_table(table, suffix=suffix)
     assert str(tmp_path / f"007{suffix}") in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ""])
+def test_no_suffix_is_hinted_at_that_would_not_do(tmp_path, suffix):
+    """Neither the one that was passed nor one that finds some of the files alone."""
+    touch(tmp_path, "1.jpg")
+    table = write(tmp_path, "id,y\n1,a\n2,b\n")
+    with pytest.raises(FileNotFoundError, match="Check folder= and suffix="):
+        load_image_table(table, suffix=suffix)
 
 
 def test_missing_files_are_named_in_one_error(tmp_path):
