@@ -113,7 +113,8 @@ def match_classes(
                 "it is of in classes"
             )
         else:
-            problems.append(f"{label!r} is none.{suggest(_plain(meant), _suggestions())}")
+            what = f"{meant!r}, to which label_map sends {label!r}," if is_mapped else repr(label)
+            problems.append(f"{what} is none.{suggest(_plain(meant), _suggestions())}")
     if problems:
         shown = "\n  ".join(problems[:20])
         more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""

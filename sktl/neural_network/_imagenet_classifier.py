@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_consistent_length, column_or_1d
 from torch import nn
@@ -220,9 +221,7 @@ class ImageNetClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, Ba
         probabilities : ndarray of shape (n_images, n_classes), dtype float32
             In the order of `classes_`; with ``restrict=True`` over the subset only.
         """
-        logits = self.decision_function(X)
-        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probabilities: npt.NDArray[np.float32] = odds / odds.sum(axis=1, keepdims=True)
+        probabilities: npt.NDArray[np.float32] = softmax(self.decision_function(X), axis=1)
         return probabilities
 
     def decision_function(self, X: Any) -> npt.NDArray[np.float32]:
@@ -329,8 +328,8 @@ class ImageNetClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, Ba
 
     def _linear_head(self, network: Network) -> nn.Linear | None:
         """The last layer, if it alone makes the outputs out of the stored features."""
-        head = network.load().head
-        return head if isinstance(head, nn.Linear) and _is_last(network.load()) else None
+        head = network.load().head if network._fact("head is last", _is_last) else None
+        return head if isinstance(head, nn.Linear) else None
 
     def _network(self) -> Network:
         return Network(self.backbone, self.weights, resolve_store(self.store))
@@ -371,13 +370,14 @@ def _require_imagenet(spec: BackboneSpec, n_outputs: int) -> None:
 
 
 def _is_last(backbone: Backbone) -> bool:
-    """Whether a network's output is that of its head on the penultimate features."""
+    """Whether a network's output is that of its linear head on the penultimate features."""
+    if not isinstance(backbone.head, nn.Linear):
+        return False
     size = backbone.preprocessing.size
     picture = noise(1, size)
     picture = picture.to(next(backbone.module.parameters(), picture))
     with torch.inference_mode(), full_float32(picture.device.type):
         features, logits = backbone.feature_network(["penultimate", "logits"])(picture)
-        assert backbone.head is not None
         same = features.ndim == 2 and torch.allclose(
             backbone.head(features), logits, rtol=1e-4, atol=1e-4
         )

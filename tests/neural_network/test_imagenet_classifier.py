@@ -105,6 +105,31 @@ def test_labels_that_match_nothing_are_all_listed():
         ImageNetClassifier(classes="dogs").fit(PHOTOGRAPHS, ["palace", "pug"])
 
 
+def test_what_a_map_sends_to_no_class_is_to_blame():
+    model = ImageNetClassifier(label_map={"daisy": "palacs", "b": "daisy"}, restrict=True)
+    with pytest.raises(ParameterError) as error:
+        model.fit(PHOTOGRAPHS, ["daisy", "b"])
+    assert str(error.value).endswith(
+        "1 labels cannot be matched to classes of ImageNet:\n  'palacs', to which label_map sends "
+        "'daisy', is none. Did you mean 'palace' or 'patas' or 'impala'?"
+    )
+
+
+@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1"])
+def test_stored_pictures_need_no_forward_pass(name, tmp_path, monkeypatch):
+    """SqueezeNet's head is a convolution, so that its very outputs are stored."""
+    model = ImageNetClassifier(name, weights=None, store=tmp_path / "store.h5").fit(PHOTOGRAPHS)
+    expected = model.predict(PHOTOGRAPHS)
+
+    def refuse(*_):
+        raise AssertionError("the network is needed again")
+
+    monkeypatch.setattr("sktl.neural_network._imagenet_classifier._is_last", refuse)
+    if name == "squeezenet1_1":
+        monkeypatch.setattr("sktl.engine._network.load_backbone", refuse)
+    assert (model.predict(PHOTOGRAPHS) == expected).all()
+
+
 def test_names_that_differ_in_case_alone():
     assert match_classes(["Cardigan", "cardigan"]) == {
         "Cardigan": "n02113186",
