@@ -118,9 +118,15 @@ def evaluate(
         int, typer.Option("--folds", min=2, help="Folds of the cross-validation.")
     ] = 5,
     top_k: Annotated[
-        list[int],
-        typer.Option("--top-k", "-k", min=1, metavar="K", help="Guesses allowed; may be repeated."),
-    ] = [1, 5],  # noqa: B006 (typer makes a new list of it)
+        list[int] | None,
+        typer.Option(
+            "--top-k",
+            "-k",
+            min=1,
+            metavar="K",
+            help="Guesses allowed; may be repeated. By default 1, and 5 if there are more classes.",
+        ),
+    ] = None,
     seed: Annotated[
         int, typer.Option("--seed", min=0, max=2**32 - 1, help="Of the shuffle of the folds.")
     ] = 0,
@@ -168,15 +174,19 @@ def evaluate(
     # Nothing is learnt from the pictures here, so that it may stand outside of the folds.
     rows = extractor.fit_transform(images)
     probe, cv = LogisticProbe(C), StratifiedKFold(folds, shuffle=True, random_state=seed)
-    scoring = {f"top-{k}": make_top_k_scorer(k) for k in dict.fromkeys(top_k)}
+    n_classes = len(set(labels.tolist()))
+    guesses = list(dict.fromkeys(top_k or [k for k in (1, 5) if k < n_classes]))
+    scoring = {f"top-{k}": make_top_k_scorer(k) for k in guesses}
     scores = cross_validate(probe, rows, labels, scoring=scoring, cv=cv, error_score="raise")
     typer.echo(
-        f"{len(rows)} pictures of {len(set(labels.tolist()))} classes, {rows.shape[1]} features "
-        f"of {backbone}, {folds} folds"
+        f"{len(rows)} pictures of {n_classes} classes, {rows.shape[1]} features of {backbone}, "
+        f"{folds} folds"
     )
     of_folds = {name: scores[f"test_{name}"] for name in scoring}
     summary = {name: {"mean": s.mean(), "std": s.std()} for name, s in of_folds.items()}
     _print_table(pd.DataFrame(summary).T, digits=4)
+    if max(guesses) >= n_classes:
+        typer.echo(f"Note: {n_classes} guesses or more name every class.", err=True)
     if errors is not None:
         from sktl.inspection import error_table_from_predictions
 

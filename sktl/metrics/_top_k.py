@@ -49,8 +49,8 @@ def top_k_accuracy(
     Raises
     ------
     ParameterError
-        If k is not a positive integer, or the shapes do not belong together, or a score is NaN, or
-        all labels are strings and no class is, or the other way round.
+        If k is not a positive integer, or the shapes do not belong together, or classes are named
+        twice, or a score is NaN, or all labels are strings and no class is, or the other way round.
 
     Examples
     --------
@@ -69,6 +69,8 @@ def top_k_accuracy(
             f"y_score must have a row a sample and a column a class, ({len(y_true)}, "
             f"{len(classes)}); got {y_score.shape}"
         )
+    if len(set(classes.tolist())) < len(classes):
+        raise ParameterError(f"classes must differ; got {classes.tolist()}")
     if np.isnan(y_score).any():
         raise ParameterError("y_score has NaN: the scores of some samples cannot be ranked")
     require_one_kind(y_true=y_true, classes=classes)

@@ -273,6 +273,13 @@ def test_evaluate_agrees_with_scikit_learn(folder, store, expected, C):
     assert printed.loc["top-1", "std"] == pytest.approx(scores.std(), abs=1e-4)
     assert printed.loc["top-1", "mean"] <= printed.loc["top-2", "mean"]
     assert printed.loc["top-3"].tolist() == [1, 0]
+    assert result.stderr == "Note: 3 guesses or more name every class.\n"
+
+
+def test_evaluate_counts_no_more_guesses_than_say_something(folder, store):
+    result = run("evaluate", folder, *NETWORK, "--store", store, "--folds", 3)
+    assert table_of(result.stdout).index.tolist() == ["top-1"]
+    assert result.stderr == ""
 
 
 def test_evaluate_writes_errors_worst_first(folder, store, expected, tmp_path):

@@ -141,6 +141,11 @@ def test_labels_of_the_wrong_shape(y_true):
         top_k_accuracy(y_true, np.zeros((len(y_true), 2)), k=1, classes=[0, 1])
 
 
+def test_classes_that_are_named_twice():
+    with pytest.raises(ParameterError, match=r"classes must differ; got \['a', 'b', 'a'\]"):
+        top_k_accuracy(["a"], [[0.2, 0.5, 0.3]], k=1, classes=["a", "b", "a"])
+
+
 def test_nan_scores():
     with pytest.raises(ParameterError, match="y_score has NaN"):
         top_k_accuracy([0, 1], [[0.5, 0.5], [np.nan, 0.5]], k=1, classes=[0, 1])
