@@ -11,11 +11,13 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import _split
+from sklearn.utils.validation import check_is_fitted
 
-from sktl.exceptions import SavedModelError
+from sktl.exceptions import ParameterError, SavedModelError
 from sktl.utils._optional import import_optional
-from sktl.utils._parameters import ParameterChecks
+from sktl.utils._parameters import ParameterChecks, shown
 from sktl.utils._portable import Luggage, packing
 from sktl.utils._torch import resolve_device
 
@@ -71,8 +73,8 @@ def save(
     Parameters
     ----------
     estimator : estimator
-        Of sktl or scikit-learn, or any nesting of them: a pipeline, a stack. Of a search, save the
-        `best_estimator_`.
+        Of sktl or scikit-learn, or any nesting of them: a pipeline, a stack; fitted, unless it
+        needs no fit. Of a search, save the `best_estimator_`.
     folder : str or Path
         A new or empty folder.
     standalone : bool, default=False
@@ -89,10 +91,10 @@ def save(
     Raises
     ------
     SavedModelError
-        If the estimator has parts of types that :func:`load` would not trust, such as a network of
-        your own, or if the folder is not empty. Nothing is written then.
+        If the estimator is not fitted, or has parts of types that :func:`load` would not trust,
+        such as a network of your own, or if the folder is not empty. Nothing is written then.
     ParameterError
-        If `trusted` is no list of names.
+        If `estimator` is no estimator, or `trusted` is no list of names.
 
     Examples
     --------
@@ -112,6 +114,7 @@ def save(
     checks = ParameterChecks("save")
     _check_trusted(checks, trusted)
     checks.done()
+    _check_fitted(estimator)
     target = Path(folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise SavedModelError(f"{target} is there already and not empty; choose another folder")
@@ -246,6 +249,19 @@ def _about(source: Path, folder: Any) -> dict[str, Any]:
             f"{folder} was saved by a later sktl, {about.get('versions')}; upgrade sktl"
         )
     return about
+
+
+def _check_fitted(estimator: Any) -> None:
+    """Raise an error for what cannot predict or transform."""
+    try:
+        check_is_fitted(estimator)
+    except NotFittedError as error:
+        name = type(estimator).__name__
+        raise SavedModelError(f"{name} is not fitted: call its fit before save") from error
+    except (AttributeError, TypeError) as error:
+        raise ParameterError(
+            f"save: estimator must be a fitted estimator; got {shown(estimator)}"
+        ) from error
 
 
 def _check_trusted(checks: ParameterChecks, trusted: Any) -> None:

@@ -168,6 +168,27 @@ def test_what_is_not_known_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("estimator", "error", "message"),
+    [
+        (3, ParameterError, "must be a fitted estimator; got 3"),
+        (LogisticProbe, ParameterError, "must be a fitted estimator; got <class"),
+        (LogisticProbe(), SavedModelError, "LogisticProbe is not fitted"),
+        (make_pipeline(features(), LogisticProbe()), SavedModelError, "Pipeline is not fitted"),
+    ],
+)
+def test_what_cannot_predict_is_refused(estimator, error, message, tmp_path):
+    with pytest.raises(error, match=message):
+        save(estimator, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_what_needs_no_fit_is_saved_without(tmp_path):
+    for i, stateless in enumerate((features(), make_pipeline(StandardScaler(), features()))):
+        save(stateless, tmp_path / str(i))
+        assert type(load(tmp_path / str(i))) is type(stateless)
+
+
+@pytest.mark.parametrize(
     "classifier",
     [
         *(CalibratedClassifierCV(LogisticProbe(), method=method, cv=2)
@@ -218,7 +239,7 @@ def test_the_remedy_is_that_of_the_part(tmp_path):
 def test_names_of_types_are_a_list(tmp_path):
     with pytest.raises(ParameterError, match="save: trusted must be a list of dotted names"):
         save(LogisticProbe(), tmp_path / "model", trusted="os.system")
-    save(LogisticProbe(), tmp_path / "model")
+    save(LogisticProbe().fit(X[:, 0, 0], Y), tmp_path / "model")
     with pytest.raises(ParameterError, match="load: trusted must be a list of dotted names"):
         load(tmp_path / "model", trusted="os.system")
     with pytest.raises(ParameterError, match="trusted must be a list of dotted names"):
