@@ -120,6 +120,11 @@ class ImageGridDisplay:
         """
         n_columns = check_count("n_columns", n_columns)
         positions = np.arange(len(self.images))
+        if len(self.titles) != len(positions):
+            raise ParameterError(
+                f"titles must be one for each of the {len(positions)} pictures; got "
+                f"{len(self.titles)}"
+            )
         titles = np.array(self.titles)
         rows = [positions[i : i + n_columns] for i in range(0, len(positions), n_columns)]
         if self.by_row:

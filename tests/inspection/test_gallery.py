@@ -113,6 +113,11 @@ def test_image_grid(shades):
         grid.plot(n_columns=0)
 
 
+def test_image_grid_needs_a_title_for_each_picture(shades):
+    with pytest.raises(ParameterError, match="one for each of the 5 pictures; got 1"):
+        ImageGridDisplay(as_images(shades), ["a"]).plot()
+
+
 def test_pictures_keep_their_aspect_in_square_cells(shades):
     ax = ImageGridDisplay.from_images(shades, n_images=1).axes_[0, 0]
     assert abs(np.diff(ax.get_xlim())[0]) == abs(np.diff(ax.get_ylim())[0]) == 20
