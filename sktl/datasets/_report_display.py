@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import pandas as pd
 
+from sktl.datasets._captions import letters_across, shorten
 from sktl.images._decode import BadImageError
 from sktl.utils._optional import import_optional
 
@@ -21,6 +22,8 @@ __all__ = ["ImageReportDisplay"]
 _MOST_NAMED = 30
 _COLUMNS = 8
 _THUMBNAIL = 160
+_CAPTION_SIZE = 7
+_LONGEST_NAME = 20
 
 
 class ImageReportDisplay:
@@ -90,20 +93,23 @@ class ImageReportDisplay:
         sizes = figure.add_subplot(grid[0, half:])
         _draw_counts(counts, self.report.classes["n_pictures"])
         _draw_sizes(sizes, self.report.pictures)
-        axes = [counts, sizes]
-        for k, (i, title) in enumerate(shown):
-            axes.append(figure.add_subplot(grid[1 + k // _COLUMNS, k % _COLUMNS]))
-            self._draw_picture(axes[-1], i, title)
-        self.ax_, self.figure_ = np.array(axes, dtype=object), figure
+        cells = [
+            figure.add_subplot(grid[1 + k // _COLUMNS, k % _COLUMNS], xticks=[], yticks=[])
+            for k in range(len(shown))
+        ]
+        width = letters_across(cells[0], _CAPTION_SIZE) if cells else 0
+        for cell, (i, title) in zip(cells, shown, strict=True):
+            self._draw_picture(cell, i, title, width)
+        self.ax_, self.figure_ = np.array([counts, sizes, *cells], dtype=object), figure
         return self
 
-    def _draw_picture(self, ax: Any, i: int, title: str) -> None:
+    def _draw_picture(self, ax: Any, i: int, title: str, width: int) -> None:
         row: dict[Any, Any] = self.report.pictures.loc[i].to_dict()
         ax.set_title(title, fontsize=8)
-        ax.set(xticks=[], yticks=[])
         name = PurePath(row["source"]).name
-        label = "" if pd.isna(row["label"]) else f"{row['label']}\n"
-        ax.set_xlabel(f"{label}{name if len(name) < 20 else '…' + name[-18:]}", fontsize=7)
+        label = "" if pd.isna(row["label"]) else f"{shorten(row['label'], width)}\n"
+        name = name if len(name) <= width else f"…{name[-max(width, 2) + 1 :]}"
+        ax.set_xlabel(f"{label}{name}", fontsize=_CAPTION_SIZE)
         try:
             if row["broken"]:
                 raise BadImageError(row["broken"])
@@ -142,7 +148,7 @@ def _choose(report: ImageReport, n_shown: int) -> list[tuple[int, str]]:
 
 def _draw_counts(ax: Any, counts: pd.Series[int]) -> None:
     counts = counts.sort_values(ascending=False, kind="stable")
-    names = [str(name) for name in counts.index]
+    names = [shorten(name, _LONGEST_NAME) for name in counts.index]
     positions = np.arange(len(counts))
     if len(counts) <= _MOST_NAMED:
         ax.barh(positions, counts.to_numpy(), color="C0")
@@ -152,12 +158,11 @@ def _draw_counts(ax: Any, counts: pd.Series[int]) -> None:
         ax.xaxis.get_major_locator().set_params(integer=True)
     else:
         ax.bar(positions, counts.to_numpy(), width=1.0, color="C0")
-        most = f"most: {names[0]} {counts.iloc[0]}"
-        least = f"least: {names[-1]} {counts.iloc[-1]}"
-        middle = f"median: {counts.median():g}"
-        ax.text(0.97, 0.95, "\n".join([most, middle, least]), ha="right", va="top",
-                transform=ax.transAxes)  # fmt: skip
-        ax.set(xlabel=f"{len(counts)} classes, by number of pictures", ylabel="Pictures", xticks=[])
+        words = (
+            f"{len(counts)} classes, by number of pictures\nmost: {names[0]} {counts.iloc[0]}; "
+            f"median: {counts.median():g}; least: {names[-1]} {counts.iloc[-1]}"
+        )
+        ax.set(xlabel=words, ylabel="Pictures", xticks=[])
     ax.set_title("Pictures a class")
 
 

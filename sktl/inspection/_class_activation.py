@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from sktl.datasets._captions import shorten
 from sktl.exceptions import ParameterError
-from sktl.inspection._grid import make_axes, shorten, show
+from sktl.inspection._grid import make_axes, show
 from sktl.inspection._networks import (
     ScoreNetwork,
     affine_part,

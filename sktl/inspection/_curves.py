@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from sktl.datasets._captions import shorten
 from sktl.exceptions import ParameterError
 from sktl.inspection._error_table import check_probabilities, predict_probabilities, ranks_of
-from sktl.inspection._grid import make_axes, shorten, single_axes
+from sktl.inspection._grid import make_axes, single_axes
 from sktl.inspection._pictures import check_count
 
 __all__ = ["TopKCurveDisplay", "TrainingCurvesDisplay"]

@@ -7,9 +7,10 @@ from typing import Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
+from sktl.datasets._captions import shorten
 from sktl.exceptions import ParameterError
 from sktl.images import ImageCollection
-from sktl.inspection._grid import shorten, single_axes
+from sktl.inspection._grid import single_axes
 from sktl.inspection._pictures import labels_of, pictures_of, thumbnail
 from sktl.utils._optional import import_optional
 from sktl.utils._parameters import ParameterChecks
@@ -168,10 +169,10 @@ class FeatureMapDisplay:
         if by_name:
             ax.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
         elif self.y is not None:
-            for i, label in enumerate(classes):
-                middle = np.median(self.points[number == i], axis=0)
+            names = [shorten(label, 16) for label in classes]
+            for i, place in enumerate(_places(self.points, number, names)):
                 ax.annotate(
-                    shorten(label, 16), middle, ha="center", va="center", fontsize=7,
+                    names[i], place, ha="center", va="center", fontsize=7,
                     bbox={"boxstyle": "round,pad=0.15", "fc": "w", "ec": colours[i], "alpha": 0.8},
                 )  # fmt: skip
         ax.set(xlabel=self.axis_names[0], ylabel=self.axis_names[1])
@@ -199,6 +200,27 @@ class FeatureMapDisplay:
             ax.add_artist(
                 boxes.AnnotationBbox(small, point, pad=0.08, bboxprops=frame, frameon=True)
             )
+
+
+def _places(
+    points: npt.NDArray[Any], number: npt.NDArray[Any], names: list[str]
+) -> list[npt.NDArray[Any]]:
+    """Where each class is named: in its midst, or at the nearest of its points that is free."""
+    span = float(np.ptp(points, axis=0).max()) or 1.0
+    sizes = span * np.array([(0.02 + 0.015 * len(name), 0.045) for name in names])
+    places: list[npt.NDArray[Any]] = []
+    for i, size in enumerate(sizes):
+        own = points[number == i]
+        middle = np.median(own, axis=0)
+        nearest = own[np.linalg.norm(own - middle, axis=1).argsort()]
+        apart = (sizes[:i] + size) / 2
+        free = (
+            place
+            for place in (middle, *nearest)
+            if not (np.abs(np.reshape(places, (-1, 2)) - place) < apart).all(axis=1).any()
+        )
+        places.append(next(free, middle))
+    return places
 
 
 def _check_method(method: str) -> None:

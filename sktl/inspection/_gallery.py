@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from sktl.datasets._captions import letters_across, shorten
 from sktl.exceptions import ParameterError
 from sktl.images import ImageCollection
 from sktl.inspection._confused_pairs import confused_pairs
@@ -15,10 +16,13 @@ from sktl.inspection._error_table import (
     error_table_from_predictions,
     predict_probabilities,
 )
-from sktl.inspection._grid import make_axes, percent, shorten, show
+from sktl.inspection._grid import make_axes, percent, show
 from sktl.inspection._pictures import check_count, labels_of, pictures_of, rows_of, thumbnail
 
 __all__ = ["ConfusedPairsDisplay", "ErrorGalleryDisplay", "ImageGridDisplay"]
+
+_TITLE_SIZE = 9  # of a gallery, where a line of it has room for so many letters:
+_FEWEST_LETTERS = 12
 
 
 class ImageGridDisplay:
@@ -286,10 +290,13 @@ class ErrorGalleryDisplay:
         self.figure_, self.axes_ = make_axes(
             n_rows, n_columns, (2.0, 2.45), ax, "ErrorGalleryDisplay.plot"
         )
-        for cell in self.axes_.flat[len(shown) :]:
+        for cell in self.axes_.flat:
             show(cell, None)
+        width = letters_across(self.axes_[0, 0], _TITLE_SIZE)
+        size = _TITLE_SIZE * min(1, width / _FEWEST_LETTERS)
         for cell, row in zip(self.axes_.flat, rows_of(shown), strict=False):
-            show(cell, thumbnail(self.images, row.Index), _verdict(row))
+            title = _verdict(row, max(width, _FEWEST_LETTERS))
+            show(cell, thumbnail(self.images, row.Index), title, fontsize=size)
         if ax is None:
             counted = f"{len(errors)} of {len(self.table)} pictures misclassified"
             more = ", the largest loss first" if len(errors) > 1 else ""
@@ -464,10 +471,15 @@ def _errors(table: pd.DataFrame) -> pd.DataFrame:
     return wrong.sort_values("loss", ascending=False, kind="stable")
 
 
-def _verdict(row: Any) -> str:
-    """Truth and prediction with their probabilities, in two lines."""
-    truth = f"{shorten(row.truth, 18)} ({percent(row.truth_probability)})"
-    return f"{truth}\n→ {shorten(row.prediction, 18)} ({percent(row.prediction_probability)})"
+def _verdict(row: Any, width: int) -> str:
+    """Truth and prediction with their probabilities, in two lines of at most `width` letters."""
+    truth, other = (
+        f" ({percent(share)})" for share in (row.truth_probability, row.prediction_probability)
+    )
+    return (
+        f"{shorten(row.truth, width - len(truth))}{truth}\n"
+        f"→ {shorten(row.prediction, width - 2 - len(other))}{other}"
+    )
 
 
 def _row_label(ax: Any, text: str) -> None:

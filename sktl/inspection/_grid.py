@@ -10,7 +10,7 @@ import numpy.typing as npt
 from sktl.exceptions import ParameterError
 from sktl.utils._optional import import_optional
 
-__all__ = ["make_axes", "percent", "shorten", "show", "single_axes"]
+__all__ = ["make_axes", "percent", "show", "single_axes"]
 
 # Up to this side pixels are shown as squares, beyond it smoothly.
 _FEW_PIXELS = 64
@@ -67,12 +67,6 @@ def show(
     top = (height - side) / 2 if centred else 0
     ax.set_ylim(top + side - 0.5, top - 0.5)
     ax.set_title(title, fontsize=fontsize)
-
-
-def shorten(label: Any, width: int) -> str:
-    """A label in at most `width` letters."""
-    text = str(label)
-    return text if len(text) <= width else f"{text[: width - 1].rstrip()}…"
 
 
 def percent(share: float) -> str:

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 from PIL import ExifTags, Image
 
+from sktl.datasets._captions import shorten
 from sktl.images import ImageCollection
 from sktl.images._decode import is_encoded
-from sktl.inspection._grid import make_axes, shorten
+from sktl.inspection._grid import make_axes
 from sktl.inspection._pictures import labels_of, pictures_of, read_pictures
 from sktl.utils._quiet import PILLOW_QUIET
 

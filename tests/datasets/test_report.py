@@ -1,6 +1,7 @@
 """The report of a set of pictures: every fault that was put into it, and no other."""
 
 import io
+import itertools
 import pickle
 
 import matplotlib.pyplot as plt
@@ -259,11 +260,30 @@ def test_plot_in_a_given_place(report):
     plt.close(figure)
 
 
+@pytest.mark.parametrize("divided", [False, True])
+def test_long_names_keep_off_their_neighbours(folder, divided):
+    names = dict(zip("xyz", ["American_Staffordshire_terrier", "Greater_Swiss_Mountain_dog",
+                             "West_Highland_white_terrier"], strict=True))  # fmt: skip
+    report = image_report(folder[0], [names[label] for label in folder[1]])
+    ax = plt.subplots(1, 2, figsize=(16, 6))[1][1] if divided else None
+    counts, _, *shown = report.plot(ax=ax).ax_
+    figure = counts.figure
+    figure.canvas.draw()
+    captions = [ax.xaxis.label.get_window_extent() for ax in shown]
+    assert len(captions) == 9
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(captions, 2))
+    widest = max(label.get_window_extent().width for label in counts.get_yticklabels())
+    assert widest < 0.12 * figure.bbox.width
+    plt.close(figure)
+
+
 def test_plot_of_many_classes_and_of_none():
     digits = load_digits()
     names = [f"class {i}" for i in range(40)]
     display = image_report(digits.images[:40] / 16, names).plot()
-    assert "40 classes" in display.ax_[0].get_xlabel()
+    words = "40 classes, by number of pictures\nmost: class 0 1; median: 1; least: class 9 1"
+    assert display.ax_[0].get_xlabel() == words
+    assert not display.ax_[0].texts, "they would be on the bars"
     plt.close(display.figure_)
     display = image_report([]).plot()
     assert len(display.ax_) == 2

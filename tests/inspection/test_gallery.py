@@ -1,5 +1,8 @@
 """Displays of pictures and curves: what they show, in which order, and where."""
 
+import itertools
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -70,6 +73,27 @@ def test_gallery_in_the_place_of_an_axes(shades, closed_figures):
     loose = figure.add_axes((0, 0, 1, 1))
     with pytest.raises(ParameterError, match="divided"):
         gallery.plot(loose)
+
+
+def overlaps(texts):
+    """Pairs of texts that are drawn over each other."""
+    texts = list(texts)
+    texts[0].figure.canvas.draw()
+    boxes = [(text.get_text(), text.get_window_extent()) for text in texts]
+    return [(a[0], b[0]) for a, b in itertools.combinations(boxes, 2) if a[1].overlaps(b[1])]
+
+
+@pytest.mark.parametrize("divided", [False, True])
+def test_long_names_keep_off_their_neighbours(shades, closed_figures, divided):
+    ax = closed_figures.subplots(1, 2, figsize=(9, 4))[1][0] if divided else None
+    classes = ["American_Staffordshire_terrier", "Greater_Swiss_Mountain_dog"]
+    proba = np.tile([[0.78, 0.22], [0.44, 0.56]], (3, 1))[:5]
+    y = [*classes[::-1], *classes[::-1], classes[1]]
+    gallery = ErrorGalleryDisplay.from_predictions(shades, y, proba, classes=classes, ax=ax)
+    cells = [ax.title for ax in gallery.axes_.flat if ax.images]
+    assert len(cells) == 5
+    assert overlaps(cells) == []
+    assert all(re.fullmatch(r"[AG].*… \(..? %\)\n→ [AG].*… \(..? %\)", t.get_text()) for t in cells)
 
 
 def test_gallery_of_an_estimator_of_flattened_rows(pictures):
@@ -246,6 +270,15 @@ def test_many_classes_are_named_in_their_midst():
     y = np.repeat([f"class {i}" for i in range(12)], 3)
     display = FeatureMapDisplay.from_features(rng.normal(size=(36, 5)), y)
     assert sorted(text.get_text() for text in display.ax_.texts) == sorted(set(y))
+
+
+def test_names_of_classes_in_one_place_are_drawn_apart():
+    steps = np.linspace(-1, 1, 5)[:, None]
+    ways = np.array([[np.cos(a), np.sin(a)] for a in np.linspace(0, np.pi, 12, endpoint=False)])
+    points = np.concatenate([steps * way for way in ways])
+    display = FeatureMapDisplay(points, np.repeat(np.arange(12), 5)).plot()
+    assert len(display.ax_.texts) == 12
+    assert overlaps(display.ax_.texts) == []
 
 
 def test_umap_is_optional(monkeypatch):
