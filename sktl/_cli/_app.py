@@ -10,7 +10,13 @@ import typer
 from sktl import __version__
 from sktl._cli import _options as o
 from sktl._cli._group import CleanGroup
-from sktl._cli._output import check_folder, check_folder_of, check_output, write_features
+from sktl._cli._output import (
+    check_folder,
+    check_folder_of,
+    check_output,
+    write_features,
+    write_picture,
+)
 from sktl.exceptions import BackboneNotFoundError
 
 if TYPE_CHECKING:
@@ -248,7 +254,7 @@ def report(
     }
     for name, content in tables.items():
         content.to_csv(output / f"{name}.csv", index=False)
-    found.plot().figure_.savefig(output / "report.png", dpi=150)
+    write_picture(found, output / "report.png")
     typer.echo(f"\n{output}: {', '.join(f'{name}.csv' for name in tables)}, report.png")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-__all__ = ["check_folder", "check_folder_of", "check_output", "write_features"]
+    from sktl.datasets import ImageReport
+
+__all__ = ["check_folder", "check_folder_of", "check_output", "write_features", "write_picture"]
 
 _NEEDS = {".csv": None, ".parquet": ("pyarrow", "cli"), ".h5": ("h5py", "hdf5")}
 _SAME = {".hdf5": ".h5", ".pq": ".parquet"}
@@ -81,6 +84,22 @@ def write_features(
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def write_picture(report: ImageReport, path: Path) -> None:
+    """Draw a report into a file; one warning for all letters that the font lacks."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        report.plot().figure_.savefig(path, dpi=150)
+    others = [w for w in caught if not str(w.message).startswith("Glyph ")]
+    for other in others:
+        warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
+    if len(others) < len(caught):
+        warnings.warn(
+            f"{path}: the font lacks letters of some names; add a font that has them to "
+            "font.family in matplotlibrc",
+            stacklevel=2,
+        )
 
 
 def _kind(path: Path) -> str:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -373,6 +374,16 @@ def test_report_writes_tables_and_a_picture(folder, tmp_path):
     with Image.open(output / "report.png") as picture:
         assert picture.width > 1000
         assert len(picture.convert("RGB").getcolors(1 << 24)) > 10
+
+
+@pytest.mark.filterwarnings("always:.*the font lacks")
+def test_report_warns_once_of_letters_that_the_font_lacks(folder, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    for i, name in enumerate(("\u72ac\u732b", "\u82b1")):
+        shutil.copytree(folder / ("rose", "grass")[i], tmp_path / "pictures" / name)
+    result = run("report", tmp_path / "pictures", "-o", tmp_path / "out", "--quiet")
+    assert result.stderr.startswith(f"Warning: {tmp_path / 'out' / 'report.png'}: the font lacks")
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_report_names_the_missing_package_first(folder, tmp_path, monkeypatch):
