@@ -213,7 +213,7 @@ def _checked_labels(y: Any) -> npt.NDArray[Any]:
     labels = np.asarray(y)
     if labels.ndim != 1:
         raise ParameterError(f"y must have one label a picture; got shape {labels.shape}")
-    require_labels(labels, "label_efficiency_curve: y")
+    require_labels(y, "label_efficiency_curve: y")
     if labels.dtype.kind in "if":
         # As of LinearProbe -1 is no label, unless it is one of two classes.
         values = np.unique(labels)

@@ -285,6 +285,9 @@ def test_pictures_without_a_label_are_refused(missing):
     y[3] = y[7] = missing
     with pytest.raises(ParameterError, match=r"y must give each picture a label; 2 of 120 are mi"):
         label_efficiency_curve(cpc(), PICTURES, y)
+    if missing != -1:
+        with pytest.raises(ParameterError, match="2 of 120 are missing"):
+            label_efficiency_curve(cpc(), PICTURES, [f"c{k}" if k in range(4) else k for k in y])
 
 
 def test_minus_one_may_be_one_of_two_classes():
