@@ -14,7 +14,6 @@ import torch
 from sklearn.ensemble import StackingClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
@@ -25,6 +24,7 @@ from sktl.images import as_images
 from sktl.neural_network import CNNClassifier
 from sktl.nn.pooling import pool
 from sktl.utils._optional import import_optional
+from sktl.utils._sklearn import safe_indexing
 from sktl.utils._tracing import write_onnx
 
 if TYPE_CHECKING:
@@ -325,7 +325,7 @@ def _compare(
     session = runtime.InferenceSession(file, providers=["CPUExecutionProvider"])
     feed = {name: part.numpy() for name, part in zip(names, pixels, strict=True)}
     (found,) = session.run(None, feed)
-    expected = estimator.predict_proba(_safe_indexing(X, slice(0, len(found))))
+    expected = estimator.predict_proba(safe_indexing(X, slice(0, len(found))))
     difference = float(np.abs(found - expected).max())
     if not difference <= _TOLERANCE:
         raise SavedModelError(

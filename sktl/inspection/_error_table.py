@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from sklearn.exceptions import NotFittedError
-from sklearn.utils.validation import _num_samples
 
 from sktl.exceptions import ImageFormatError, ParameterError
 from sktl.images import ImageCollection
 from sktl.inspection._pictures import known_labels, pictures_of
 from sktl.utils._parameters import require_one_kind
+from sktl.utils._sklearn import num_samples, safe_indexing
 
 __all__ = [
     "CleanlabInputs",
@@ -236,7 +236,7 @@ def predict_probabilities(
             f"estimator must have predict_proba, which {type(estimator).__name__} has not. "
             "sklearn.calibration.CalibratedClassifierCV gives it one"
         )
-    labels = known_labels(y, _num_samples(X))
+    labels = known_labels(y, num_samples(X))
     if cv is None:
         if not hasattr(estimator, "classes_"):
             raise NotFittedError(
@@ -247,7 +247,7 @@ def predict_probabilities(
         return classes, np.asarray(estimator.predict_proba(X))
     from sklearn.base import clone
     from sklearn.model_selection import check_cv
-    from sklearn.utils import _safe_indexing, indexable
+    from sklearn.utils import indexable
 
     from sktl.model_selection._out_of_fold import as_positions
 
@@ -260,8 +260,8 @@ def predict_probabilities(
     # Not by cross_val_predict, which trains on numbers instead of labels: class weights by label
     # and classes by name would mean others.
     for train, test in folds:
-        fitted = clone(estimator).fit(_safe_indexing(X, train), labels[train])
-        found = fitted.predict_proba(_safe_indexing(X, test))
+        fitted = clone(estimator).fit(safe_indexing(X, train), labels[train])
+        found = fitted.predict_proba(safe_indexing(X, test))
         said.append((fitted.classes_, found, as_positions(test)))
     # Each estimator may know other classes, such as an ImageNetClassifier all of ImageNet's.
     classes = np.unique(np.concatenate([labels, *(known for known, _, _ in said)]))

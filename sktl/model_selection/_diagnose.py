@@ -9,11 +9,12 @@ import pandas as pd
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import check_scoring
-from sklearn.utils.validation import _num_samples, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
 from sktl.exceptions import ParameterError
 from sktl.utils._optional import import_optional
 from sktl.utils._parameters import ParameterChecks
+from sktl.utils._sklearn import num_samples
 
 __all__ = ["DiagnosisDisplay", "diagnose"]
 
@@ -267,7 +268,7 @@ class DiagnosisDisplay:
                 "scoring must give a share between 0 and 1, as accuracy does; got "
                 f"{[1 - error for error in errors.values()]}"
             )
-        sizes = {name: int(_num_samples(part[1])) for name, part in parts.items()}
+        sizes = {name: int(num_samples(part[1])) for name, part in parts.items()}
         return cls(errors, sizes, reachable=reachable)
 
     @property

@@ -12,9 +12,9 @@ from typing import Any
 
 import joblib
 import numpy as np
-from sklearn.utils.validation import _num_samples
 
 from sktl.utils._sameness import ADDRESS
+from sktl.utils._sklearn import num_samples
 
 __all__ = ["identity", "in_words"]
 
@@ -131,7 +131,7 @@ def _weights(value: Any) -> str | None:
 
 def _samples(X: Any) -> str:
     """Numbers by their content, paths by their letters, all else by how many there are."""
-    n = _num_samples(X)
+    n = num_samples(X)
     values = X.to_numpy() if hasattr(X, "iloc") else X
     if isinstance(values, np.ndarray):
         if values.dtype.kind not in "OUS":

@@ -24,7 +24,6 @@ from sklearn.base import clone, is_classifier
 from sklearn.exceptions import FitFailedWarning
 from sklearn.metrics import check_scoring
 from sklearn.model_selection import check_cv
-from sklearn.model_selection._search import BaseSearchCV
 from sklearn.utils import check_random_state, indexable
 from sklearn.utils.parallel import Parallel, delayed
 from tqdm.auto import tqdm
@@ -33,6 +32,7 @@ from sktl.exceptions import ParameterError
 from sktl.model_selection._identity import identity
 from sktl.model_selection._spaces import choices, decode, meanings, named_space
 from sktl.utils._parameters import ParameterChecks
+from sktl.utils._sklearn import BaseSearchCV
 
 if TYPE_CHECKING:
     import optuna

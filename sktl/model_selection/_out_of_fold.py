@@ -10,9 +10,9 @@ import numpy.typing as npt
 import pandas as pd
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.model_selection import cross_validate
-from sklearn.utils import _safe_indexing
 
 from sktl.exceptions import ParameterError
+from sktl.utils._sklearn import safe_indexing
 
 __all__ = ["Fold", "FoldResult", "Said", "as_positions", "assemble", "evaluate"]
 
@@ -85,7 +85,7 @@ def evaluate(
         )
     fitted = result["estimator"][0]
     kind = "predict_proba" if hasattr(fitted, "predict_proba") else "decision_function"
-    response = np.asarray(getattr(fitted, kind)(_safe_indexing(X, fold[1])), dtype=np.float64)
+    response = np.asarray(getattr(fitted, kind)(safe_indexing(X, fold[1])), dtype=np.float64)
     if response.ndim == 1:
         response = np.column_stack([-response, response])
     if response.shape[1] != len(fitted.classes_):

@@ -26,10 +26,10 @@ from optuna.trial import FrozenTrial, TrialState
 from sklearn import get_config
 from sklearn.base import clone
 from sklearn.model_selection import cross_validate
-from sklearn.utils.validation import _check_method_params
 
 from sktl.exceptions import ParameterError
 from sktl.model_selection._spaces import decode, misfit, sample
+from sktl.utils._sklearn import check_method_params
 
 __all__ = [
     "Objective",
@@ -288,7 +288,7 @@ class Objective:
         if get_config()["enable_metadata_routing"]:
             return self.scorer
         _, test = self.splits[fold]
-        passed = _check_method_params(self.X, self.score_params, indices=test)
+        passed = check_method_params(self.X, self.score_params, indices=test)
         return functools.partial(self.scorer, **passed)
 
 

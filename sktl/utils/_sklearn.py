@@ -9,22 +9,30 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from sklearn.metrics._scorer import _BaseScorer
+from sklearn.model_selection._search import BaseSearchCV
+from sklearn.utils import _safe_indexing as safe_indexing
 from sklearn.utils.validation import (
     _check_feature_names,
     _check_n_features,
     validate_data,
 )
+from sklearn.utils.validation import _check_method_params as check_method_params
 from sklearn.utils.validation import _check_sample_weight as check_sample_weight
+from sklearn.utils.validation import _num_samples as num_samples
 
 from sktl.exceptions import ParameterError
 
 __all__ = [
+    "BaseSearchCV",
     "CachingScorer",
     "check_class_weight",
+    "check_method_params",
     "check_sample_weight",
     "is_sparse",
+    "num_samples",
     "record_columns",
     "rows_of_numbers",
+    "safe_indexing",
     "scores_pairs",
     "validate_rows",
 ]
