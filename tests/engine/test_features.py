@@ -27,7 +27,7 @@ from sktl.backbones import Backbone, Preprocessing, register_backbone
 from sktl.engine import Network, _claims, _runtime
 from sktl.engine._runner import Runner
 from sktl.exceptions import BadImageWarning, ImageDecodeError, ParameterError, WeightsError
-from sktl.images import ImageCollection
+from sktl.images import ImageCollection, as_images
 
 
 def network(seed=0, activation=nn.ReLU):
@@ -629,3 +629,26 @@ def test_numpys_numbers_are_as_good_as_pythons(store, forwarded):
     assert (type(small.size), type(small.resize)) == (int, int)
     rows = CNNFeatures(Backbone(network(), preprocessing=small), store=store).fit_transform(X)
     np.testing.assert_array_equal(rows, CNNFeatures(backbone(), store=store).fit_transform(X))
+
+
+@pytest.mark.parametrize("shape", [(30, 34, 3), (30, 34)])
+def test_pictures_in_a_data_set_are_read_for_their_digest_and_once_more(
+    store, tmp_path, monkeypatch, shape
+):
+    h5py = pytest.importorskip("h5py")
+    reads = []
+    read = h5py.Dataset.__getitem__
+
+    def count(self, key, *args, **options):
+        reads.append(key)
+        return read(self, key, *args, **options)
+
+    with h5py.File(tmp_path / "pictures.h5", "w") as file:
+        file["x"] = np.random.default_rng(0).integers(0, 256, (5, *shape), dtype=np.uint8)
+        images = as_images(file["x"])
+        monkeypatch.setattr(h5py.Dataset, "__getitem__", count)
+        rows = CNNFeatures(backbone(), store=store).fit_transform(images)
+        assert len(reads) == 2 * 5
+        again = CNNFeatures(backbone(), store=None).fit_transform(images)
+        assert len(reads) == 3 * 5
+    np.testing.assert_allclose(rows, again, rtol=1e-5, atol=1e-6)
