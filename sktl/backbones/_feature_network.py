@@ -15,6 +15,7 @@ from torch import nn
 
 from sktl.backbones._structure import is_of_library
 from sktl.exceptions import ParameterError
+from sktl.utils._devices import is_out_of_memory
 
 if TYPE_CHECKING:
     from sktl.backbones._anatomy import Anatomy
@@ -232,6 +233,8 @@ def copied(module: nn.Module, memo: dict[int, Any] | None = None) -> Any:
     try:
         return copy.deepcopy(module, memo)
     except Exception as error:
+        if isinstance(error, MemoryError) or is_out_of_memory(error):
+            raise
         raise UncopyableError(
             f"{type(module).__name__} must be copied to be used, and cannot be: {error}. Keep "
             "locks, files and generators out of its attributes; for torch.nn.utils.weight_norm "
@@ -292,8 +295,9 @@ def dry_run(module: nn.Module, size: int, run: Callable[[torch.Tensor], T]) -> T
     """
     parameter = next(module.parameters(), torch.empty(0))
     picture = torch.zeros((1, 3, size, size), dtype=parameter.dtype, device=parameter.device)
-    with torch.inference_mode():
-        if all(is_of_library(type(part)) for part in module.modules()):
-            with contextlib.suppress(Exception):  # what is really wrong shows up again below
-                return run(picture.to("meta"))
+    if all(is_of_library(type(part)) for part in module.modules()):
+        # What is really wrong shows up again below.
+        with contextlib.suppress(Exception), torch.inference_mode():
+            return run(picture.to("meta"))
+    with torch.no_grad():  # what is kept in inference mode could not be learnt through
         return run(picture)

@@ -232,8 +232,8 @@ def load_backbone(
             # "default" and the name of the default entry are the same network.
             same = (other for other in _LOADED.values() if other.spec == loaded.spec)
             loaded = next(same, loaded)
-            if weights is None:  # of random ones, which serve one fit, the last is enough
-                for other in [key for key in _LOADED if key[2] is not None]:
+            if weights is None:  # with other random weights it served a fit that is over
+                for other in [old for old in _LOADED if old[0] == name and old[2] is not None]:
                     del _LOADED[other]
             _LOADED[key] = loaded
             while len(_LOADED) > _KEPT:

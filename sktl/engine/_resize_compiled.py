@@ -31,7 +31,7 @@ _weights = functools.lru_cache(maxsize=256)(resize_weights)
 # To load Numba and the loops takes as long as they save in so many pictures of 500 x 375 pixels. To
 # compile them, which is done once, takes four times that.
 _WORTH_LOADING = 400
-_MOST_PIXELS = 1 << 24  # of a picture, of which there is a copy for each thread
+_MOST_PIXELS = 1 << 24  # of a picture, of which there may be a copy for each thread
 _ROWS = 64  # that are resized along the width together
 
 
@@ -126,7 +126,9 @@ def _resize(
     across = _weights(pixels.shape[1], size[0], left, right, interpolation)
     down = _weights(pixels.shape[0], size[1], top, bottom, interpolation)
     part = np.empty((bottom - top, right - left, 3), np.uint8)
-    loops(pixels.reshape(len(pixels), -1), *across, *down, part)
+    pixels = pixels.reshape(len(pixels), -1).view()
+    pixels.flags.writeable = False  # loops are compiled once more for arrays that can be written
+    loops(pixels, *across, *down, part)
     return part
 
 

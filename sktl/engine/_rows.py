@@ -64,8 +64,11 @@ def read_rows(
                 if not is_intact(row, crc):
                     damaged.append((row_id,))
                     continue
-                rows[places[picture]] = np.frombuffer(row, dtype).reshape(rows.shape[1:])
-            found[places[picture]] = True
+                values = np.frombuffer(row, dtype).reshape(rows.shape[1:])
+                for place in places[picture]:
+                    rows[place] = values
+            for place in places[picture]:
+                found[place] = True
             if now - used > touch_after:
                 stale.append((now, row_id))
     if not stale and not damaged:

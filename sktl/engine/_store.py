@@ -348,7 +348,9 @@ class FeatureStore:
         told = ["layer", "pooling", "image_size", "crops", "precision"]
         found: list[Any] = []
         size_of_file = 0
-        if self._database.exists():
+        if not self._database.exists():
+            _rests.pop(self.path, None)  # what hindered it may be gone with it
+        else:
             with self._opened() as db:
                 with contextlib.suppress(sqlite3.Error):  # what can only be read is told of, too
                     write_hits(db, self.path)
@@ -520,7 +522,12 @@ class FeatureStore:
         backbone : str, default=None
             Name of the network, as in `info`.
         """
+        if backbone is not None and not isinstance(backbone, str):
+            raise ParameterError(
+                f"backbone must be a name, as in info(), or None; got {backbone!r}"
+            )
         if not self._database.exists():
+            _rests.pop(self.path, None)
             return
         with self._opened() as db:
             with db:

@@ -13,6 +13,7 @@ from typing import Any
 
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import _split
+from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from sktl.exceptions import ParameterError, SavedModelError
@@ -253,6 +254,11 @@ def _about(source: Path, folder: Any) -> dict[str, Any]:
 
 def _check_fitted(estimator: Any) -> None:
     """Raise an error for what cannot predict or transform."""
+    if isinstance(estimator, Pipeline):
+        for _, step in estimator.steps:
+            if step not in (None, "passthrough"):
+                _check_fitted(step)
+        return
     try:
         check_is_fitted(estimator)
     except NotFittedError as error:

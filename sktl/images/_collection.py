@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from sktl.exceptions import BadImage, ImageDecodeError, ImageFormatError
+from sktl.exceptions import BadImage, ImageDecodeError, ImageFormatError, ParameterError
 from sktl.images._arrays import ArrayFormat
 from sktl.images._decode import (
     RGB,
@@ -123,6 +123,11 @@ class ImageCollection:
 
     def joined(self, other: ImageCollection) -> ImageCollection:
         """The pictures of this collection and then another's, each decoded as it is there."""
+        if self.background != other.background:
+            raise ParameterError(
+                f"pictures on the background {self.background} cannot be joined with pictures on "
+                f"{other.background}; give both collections the same background"
+            )
         same = self.array_format == other.array_format and self.kind == other.kind
         return ImageCollection(
             _Joined(self, other),
@@ -282,11 +287,10 @@ class _Joined:
 
 
 def _with_whole_paths(items: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    here = os.getcwd()  # noqa: PTH109
     result = items.copy()
     for i, item in enumerate(items):
-        if isinstance(item, (str, os.PathLike)):
-            result[i] = os.path.join(here, item)  # noqa: PTH118
+        if isinstance(item, (str, os.PathLike)) and not os.path.isabs(item):  # noqa: PTH117
+            result[i] = os.path.join(os.getcwd(), item)  # noqa: PTH109, PTH118
     return result
 
 

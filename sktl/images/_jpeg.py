@@ -38,7 +38,7 @@ def decode_jpeg(encoded: bytes | bytearray | memoryview) -> Pixels | None:
 def _pixels(decode: Callable[..., Any], encoded: Any) -> Pixels | None:
     try:
         pixels: Pixels = decode(encoded, "RGB", strict=True)
-    except ValueError:
+    except Exception:  # noqa: BLE001 (whatever it is, Pillow says it in its own words)
         return None
     return pixels
 
@@ -51,7 +51,7 @@ def _like_pillow() -> Callable[..., Any] | None:
     """
     try:
         decode: Callable[..., Any] = importlib.import_module("simplejpeg").decode_jpeg
-    except ImportError:
+    except Exception:  # noqa: BLE001 (it may not be there, or not fit the NumPy that is)
         return None
     for encoded in _trials():
         with Image.open(io.BytesIO(encoded), formats=["JPEG"]) as image:

@@ -484,6 +484,7 @@ class CNNClassifier(
             except ImageDecodeError as error:
                 error.add_note(OF_VALIDATION)
                 raise
+        if isinstance(self.validation, tuple) and valid is not None and self.refit:
             if sample_weight is not None:
                 sample_weight = check_sample_weight(sample_weight, labels)
                 of_others = np.full(len(valid.labels), sample_weight.mean())

@@ -92,6 +92,11 @@ class Pixels:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether all pictures have been decoded."""
+        return self._kept is not None
+
     def fill(self, *, progress: bool = False) -> None:
         """Decode all pictures, if they can be kept.
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from sktl.backbones import Preprocessing
@@ -66,6 +67,7 @@ class Sources:
         self.train, self.valid = train, valid
         self.settings, self.stored = settings, stored
         self._pixels: dict[tuple[str, int], Pixels] = {}
+        self._looked_at: Pixels | None = None
         for part, decoded in zip(("train", "valid"), pixels, strict=False):
             self._pixels[part, preprocessing.size] = decoded
 
@@ -101,6 +103,24 @@ class Sources:
     def as_they_are(self) -> Pixels:
         """The training pictures, not augmented."""
         return self._source("train", self.preprocessing)
+
+    def looked_at(self, chosen: npt.NDArray[np.intp]) -> tuple[Pixels, npt.NDArray[np.intp]]:
+        """Some training pictures, always the same, not augmented: where they are kept."""
+        whole = self.as_they_are()
+        if whole.is_kept:
+            return whole, chosen
+        if self._looked_at is None:
+            settings = self.settings
+            self._looked_at = Pixels(
+                self.train.images[chosen],
+                self.preprocessing,
+                settings.n_threads,
+                settings.cache_bytes,
+                number=lambda i: self.train.number(int(chosen[i])),
+                n_all=self.train.n_all or len(self.train.images),
+            )
+            self._looked_at.fill()
+        return self._looked_at, np.arange(len(chosen))
 
     def _is_stored(self, phase: Phase) -> bool:
         """Whether what is frozen can be had from the feature store."""

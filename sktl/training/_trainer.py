@@ -173,19 +173,20 @@ class Trainer:
         except StopPhase:
             return
         for epoch in range(done, limit):
+            done = epoch + 1
             try:
                 is_last = not self._epoch(number, name, epoch, train, valid, schedule)
+                bar.update()
+                bar.set_postfix(_shown(net.history[-1]))
             except StopPhase:  # before its first batch
-                break
-            is_last = is_last or epoch == limit - 1
-            if is_last and valid is None:
-                self._check_outcome(name, epoch, train)
-            bar.update()
-            bar.set_postfix(_shown(net.history[-1]))
+                is_last, done = True, epoch
+            is_last = is_last or done == limit
+            if is_last and done and valid is None:
+                self._check_outcome(name, done - 1, train)
             if self.checkpoint is not None and self.team.is_first:
-                self.checkpoint.write(self._state(number, epoch + 1, is_last, schedule))
+                self.checkpoint.write(self._state(number, done, is_last, schedule))
             if is_last:
-                bar.total -= limit - 1 - epoch
+                bar.total -= limit - done
                 break
         history = net.history
         net.notify("on_train_end", X=parts, y=None)
@@ -386,15 +387,14 @@ class Trainer:
         """Loss of training pictures as they are, in eval mode; counts what is right, too."""
         n = min(_MOST_LOOKED_AT, len(self.train.labels))
         chosen = np.random.default_rng(self.settings.seed).permutation(len(self.train.labels))[:n]
-        source = self.sources.as_they_are()
-        source.fill()
+        source, places = self.sources.looked_at(chosen)
         total = 0.0
         self.work.right.pop("train", None)
         for start in range(0, n, 2 * self.settings.batch_size):
-            some = chosen[start : start + 2 * self.settings.batch_size]
-            labels = torch.from_numpy(self.train.labels[some])
-            loss, _ = self.net.evaluate(({"x": source.read(some)}, labels), "train")
-            total += loss.item() * len(some)
+            some = slice(start, start + 2 * self.settings.batch_size)
+            labels = torch.from_numpy(self.train.labels[chosen[some]])
+            loss, _ = self.net.evaluate(({"x": source.read(places[some])}, labels), "train")
+            total += loss.item() * len(labels)
         return total / n
 
     def _check_finite(self, name: str, epoch: int, row: dict[str, Any]) -> None:

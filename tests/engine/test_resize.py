@@ -55,6 +55,10 @@ def test_parts_equal_pillows_to_the_bit(compiled, size, interpolation, levels):
         expected = by_pillow(pixels, resized, box, interpolation)
         by_device = resize_part(pixels, resized, box, interpolation, CPU)
         by_loops = compiled(Image.fromarray(pixels), resized, box, interpolation)
+        from_array = compiled(pixels, resized, box, interpolation)
+        assert (from_array is None) == (by_loops is None)
+        assert from_array is None or np.array_equal(from_array, by_loops)
+        assert len(compiled._loops.signatures) == 1
         assert (by_loops is None) == (not goes_across_first(size, resized))
         for part in (by_device, by_loops):
             if part is not None:

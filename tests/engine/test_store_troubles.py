@@ -7,8 +7,9 @@ import warnings
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from sktl import FeatureStore
+from sktl import CNNFeatures, FeatureStore
 from sktl.engine import _database, _store, resolve_store
 from sktl.engine._store import StoredLayer
 from sktl.exceptions import ParameterError, StoreWarning
@@ -285,3 +286,22 @@ def test_warnings_as_errors_are_not_mistaken_for_failures(tmp_path):
         with pytest.raises(StoreWarning, match="too small"):
             store.put(LAYER, KEYS, ROWS)
     assert not _store._rests[store.path].until
+
+
+def test_a_store_that_was_deleted_is_tried_again_once_it_was_looked_for(tmp_path):
+    path = tmp_path / "store.sqlite"
+    path.write_text("no database at all, but text")
+    features = CNNFeatures("lenet", weights=None, store=path)
+    pictures = [Image.new("RGB", (40, 40), (level, 0, 0)) for level in (10, 200)]
+    with pytest.warns(StoreWarning, match="cannot be used"):
+        features.fit_transform(pictures)
+    path.unlink()
+    assert len(FeatureStore(path).info()) == 0
+    features.fit_transform(pictures)
+    assert FeatureStore(path).info()["rows"].tolist() == [2]
+
+
+def test_what_is_cleared_is_named(tmp_path):
+    store = FeatureStore(tmp_path / "store.sqlite")
+    with pytest.raises(ParameterError, match="backbone must be a name"):
+        store.clear(["resnet18"])

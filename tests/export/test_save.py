@@ -173,7 +173,7 @@ def test_what_is_not_known_is_refused(tmp_path):
         (3, ParameterError, "must be a fitted estimator; got 3"),
         (LogisticProbe, ParameterError, "must be a fitted estimator; got <class"),
         (LogisticProbe(), SavedModelError, "LogisticProbe is not fitted"),
-        (make_pipeline(features(), LogisticProbe()), SavedModelError, "Pipeline is not fitted"),
+        (make_pipeline(features(), LogisticProbe()), SavedModelError, "Probe is not fitted"),
     ],
 )
 def test_what_cannot_predict_is_refused(estimator, error, message, tmp_path):
@@ -183,9 +183,11 @@ def test_what_cannot_predict_is_refused(estimator, error, message, tmp_path):
 
 
 def test_what_needs_no_fit_is_saved_without(tmp_path):
-    for i, stateless in enumerate((features(), make_pipeline(StandardScaler(), features()))):
+    for i, stateless in enumerate((features(), make_pipeline("passthrough", features()))):
         save(stateless, tmp_path / str(i))
         assert type(load(tmp_path / str(i))) is type(stateless)
+    with pytest.raises(SavedModelError, match="StandardScaler is not fitted"):
+        save(make_pipeline(StandardScaler(), features()), tmp_path / "unfitted")
 
 
 @pytest.mark.parametrize(

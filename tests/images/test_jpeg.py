@@ -115,7 +115,10 @@ def test_a_decoder_with_other_pixels_or_none_at_all_is_not_used(monkeypatch):
         pixels = honest(data, *args, **options)
         return pixels if len(pixels) != 43 else np.maximum(pixels, 1)
 
-    for decoder in (brighter, None):
+    def old(data, colorspace):
+        raise AssertionError("it takes no `strict`")
+
+    for decoder in (brighter, old, None):
         if decoder is None:
             monkeypatch.setitem(sys.modules, "simplejpeg", None)
         else:

@@ -25,7 +25,7 @@ from sktl.backbones import Backbone, Preprocessing
 from sktl.exceptions import DivergenceError, ImageDecodeError, ParameterError
 from sktl.images import ImageCollection
 from sktl.neural_network._parts import split
-from sktl.training import Augmentation, Patience, _sources
+from sktl.training import Augmentation, Patience, _sources, _trainer
 from sktl.training._checkpoint import Checkpoint
 from sktl.training._data import Activations
 from sktl.training._settings import Labelled
@@ -956,7 +956,57 @@ def test_pictures_that_losses_are_taken_of_are_decoded_once(monkeypatch):
         return read(self, i, **options)
 
     monkeypatch.setattr(ImageCollection, "read", count)
+    monkeypatch.setattr(_trainer, "_MOST_LOOKED_AT", 5)
     augment = Augmentation(random_crop=True)
-    phases = one_phase(epochs=4)
-    model(mixup=0.4, augment=augment, validation=None, phases=phases).fit(pictures(), Y)
-    assert len(decoded) <= 3 * 24
+    counts = []
+    for epochs in (1, 4):
+        phases = one_phase(epochs=epochs)
+        decoded.clear()
+        model(mixup=0.4, augment=augment, validation=None, phases=phases).fit(pictures(), Y)
+        counts.append(len(decoded))
+    assert counts[0] == counts[1]
+
+
+def test_a_phase_that_a_callback_ended_before_an_epoch_is_over_when_the_fit_is_called_again(
+    tmp_path,
+):
+    class Stop(skorch.callbacks.Callback):
+        is_new = True
+
+        def on_epoch_begin(self, net, **kwargs):
+            if len(net.history) > 2 and Stop.is_new:
+                raise KeyboardInterrupt
+
+    parameters = {"checkpoint_dir": tmp_path, "phases": one_phase(epochs=4), "callbacks": [Stop()]}
+    first = model(**parameters).fit(pictures(), Y)
+    assert len(first.history_) == 2
+    Stop.is_new = False
+    again = model(**parameters).fit(pictures(), Y)
+    assert len(again.history_) == 2
+    assert difference(first, again) == 0
+
+
+def test_a_network_may_learn_through_what_it_keeps_of_a_size():
+    kept = {}
+
+    class Keeping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Conv2d(3, 8, 3)
+
+        def forward(self, x):
+            maps = self.layer(x)
+            if maps.shape[-2:] not in kept:
+                kept[maps.shape[-2:]] = torch.ones(maps.shape[-2:], device=x.device)
+            return (maps * kept[maps.shape[-2:]]).relu()
+
+    backbone = Backbone(Keeping(), preprocessing=Preprocessing(size=32, resize=32))
+    fitted = model(backbone, weights="default", image_size=None).fit(pictures(), Y)
+    assert len(fitted.history_) == 2
+
+
+def test_pictures_on_two_backgrounds_are_not_learnt_from_together():
+    pair = as_images(list(pictures(4)), background="black"), Y[:4]
+    model(validation=pair).fit(list(pictures()), Y)
+    with pytest.raises(ParameterError, match="the same background"):
+        model(validation=pair, refit=True).fit(list(pictures()), Y)
