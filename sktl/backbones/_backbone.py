@@ -33,7 +33,7 @@ from sktl.backbones._preprocessing import IMAGENET, Preprocessing
 from sktl.backbones._structure import digest_structure
 from sktl.backbones._weights import digest_tensors
 from sktl.exceptions import LayerNotFoundError, ParameterError
-from sktl.utils._devices import noise
+from sktl.utils._devices import is_out_of_memory, noise
 from sktl.utils._float32 import full_float32
 from sktl.utils._parameters import ParameterChecks, suggest
 
@@ -428,6 +428,8 @@ class Backbone:
             raise LayerNotFoundError(f"the layer {layer!r} of {self.spec.name} {reason}") from error
         # Networks complain about a size with whatever their layers stumble over.
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             remedy = (
                 "Backbone(module, preprocessing=Preprocessing(size=..., resize=...)) says what it "
                 "is for"

@@ -85,7 +85,7 @@ def test_a_compiled_network_keeps_to_one_size_until_it_does_not_fit(monkeypatch)
 
     class Counting(nn.Conv2d):
         def forward(self, x):
-            if x.device.type == "meta":
+            if not torch.is_inference_mode_enabled():  # its shapes are looked at
                 return super().forward(x)
             seen.append(len(x))
             layouts.append(x.is_contiguous(memory_format=torch.channels_last))
@@ -447,7 +447,7 @@ class Narrow(nn.Module):
         self.most = most
 
     def forward(self, x):
-        if x.device.type != "meta":
+        if torch.is_inference_mode_enabled():  # else its shapes are looked at
             self.seen.append(len(x))
             if len(x) > self.most:
                 raise torch.OutOfMemoryError("no room")
