@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sktl.exceptions import ParameterError
+from sktl.utils._files import replacing
 from sktl.utils._optional import import_optional
 
 if TYPE_CHECKING:
@@ -75,15 +76,11 @@ def write_features(
     origin : mapping
         Which network gave them, kept in the file where the format can.
     """
-    unfinished = path.with_name(path.name + ".unfinished")
-    try:
+    with replacing(path) as unfinished:
         if _kind(path) == ".h5":
             _write_hdf5(unfinished, images, labels, features, names, origin)
         else:
             _write_table(unfinished, _kind(path), images, labels, features, names, origin)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def write_picture(report: ImageReport, path: Path) -> None:

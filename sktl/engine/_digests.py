@@ -68,7 +68,7 @@ def see_pictures(images: ImageCollection, store: FeatureStore) -> list[Seen]:
     seen = [Seen(None)] * len(images)
     paths = {}
     for i in range(len(images)):
-        item = None if images.kind == "arrays" else images[i]  # each is read once only
+        item = None if images.kind == "arrays" else images[i]  # which is read once only, below
         if isinstance(item, (str, os.PathLike)):
             paths[i] = os.fspath(item)
         elif isinstance(item, (bytes, bytearray, memoryview)):

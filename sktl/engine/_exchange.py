@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import math
 import os
 import reprlib
 import sqlite3
-import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from sktl.engine._database import among, checksum, description_of, is_intact
 from sktl.exceptions import ParameterError
 from sktl.images._decode import WHITE
 from sktl.images._digest import Content
+from sktl.utils._files import replacing
 from sktl.utils._optional import import_optional
 
 __all__ = ["labels_of", "read_hdf5", "write_hdf5"]
@@ -97,17 +96,15 @@ def write_hdf5(
     layers = [layer for layer in _layers(db, backbone) if _has_any(db, layer[0], pictures)]
     if not layers:
         raise ParameterError("none of these pictures has stored features; see info()")
-    unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}.unfinished")
     try:
         # Chunks that a full disk refuses while a cache is emptied crash the process: no cache.
-        with h5py.File(unfinished, "w", libver=_LIBVER, rdcc_nbytes=0) as file:
+        with (
+            replacing(path) as unfinished,
+            h5py.File(unfinished, "w", libver=_LIBVER, rdcc_nbytes=0) as file,
+        ):
             _write(h5py, file, db, layers, pictures, paths or [], labels)
-        unfinished.replace(path)
     except (OSError, RuntimeError) as error:  # RuntimeError: HDF5's, where the disk is full
         raise ParameterError(f"{path} cannot be written: {error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
 
 
 def _write(

@@ -115,11 +115,7 @@ def _outlasting(
                 chunk = unfinished.popleft()
                 losses = 0
                 for positions, layers, bad in batches:
-                    numbers = [int(chunk[failure.index]) for failure in bad]
-                    moved = [
-                        replace(failure, index=i, source=images.describe(i))
-                        for failure, i in zip(bad, numbers, strict=True)
-                    ]
+                    moved = [replace(failure, index=int(chunk[failure.index])) for failure in bad]
                     yield Batch([chunk[i] for i in positions], layers, moved)
             return
         except Exception as error:

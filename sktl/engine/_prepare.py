@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from sktl.engine._resize_compiled import resize_compiled
-from sktl.engine._resize_like_pillow import goes_across_first
+from sktl.engine._resize_like_pillow import goes_across_first, size_of
 from sktl.engine._resize_on_device import resize_part, resizes_like_pillow
 from sktl.utils._devices import is_out_of_memory
 
@@ -73,7 +73,7 @@ def prepare(
     resample = Image.Resampling[preprocessing.interpolation.upper()]
     width, height = _resized(image, preprocessing)
     left, top = _centre(width, size), _centre(height, size)
-    if _size(image) == (width, height):
+    if size_of(image) == (width, height):
         return _cut(np.asarray(image), left, top, size, crops)
     if crops == "center" and width * height > _MOST_PIXELS:
         whole = _as_pil(image)
@@ -158,7 +158,7 @@ def prepare_on(
     width, height = _resized(image, preprocessing)
     left, top = _centre(width, size), _centre(height, size)
     try:
-        if _size(image) != (width, height) and resizes_like_pillow(interpolation, device):
+        if size_of(image) != (width, height) and resizes_like_pillow(interpolation, device):
             box = (left, top, left + size, top + size)
             part = resize_part(np.asarray(image), (width, height), box, interpolation, device)
             if part is not None:
@@ -187,15 +187,10 @@ def _centre(length: int, size: int) -> int:
     return round((length - size) / 2)
 
 
-def _size(image: Picture) -> tuple[int, int]:
-    """Width and height."""
-    return image.size if isinstance(image, Image.Image) else image.shape[1::-1]
-
-
 def _resized(image: Picture, preprocessing: Preprocessing) -> tuple[int, int]:
     """Width and height after resizing."""
     resize = preprocessing.resize
-    width, height = _size(image)
+    width, height = size_of(image)
     if not preprocessing.keep_aspect:
         return resize, resize
     if width <= height:

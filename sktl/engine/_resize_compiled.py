@@ -19,6 +19,7 @@ from sktl.engine._resize_like_pillow import (
     goes_across_first,
     is_like_pillow,
     resize_weights,
+    size_of,
 )
 
 __all__ = ["CompiledResize", "resize_compiled"]
@@ -77,7 +78,7 @@ class CompiledResize:
             self._settle()
         if self._loops is None or interpolation not in INTERPOLATIONS:
             return None
-        width, height = image.size if isinstance(image, Image.Image) else image.shape[1::-1]
+        width, height = size_of(image)
         if width * height > _MOST_PIXELS or not goes_across_first((width, height), size):
             return None
         return _resize(self._loops, np.asarray(image), size, box, interpolation)

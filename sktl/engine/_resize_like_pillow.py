@@ -16,6 +16,7 @@ __all__ = [
     "goes_across_first",
     "is_like_pillow",
     "resize_weights",
+    "size_of",
 ]
 
 Pixels = npt.NDArray[np.uint8]
@@ -31,6 +32,11 @@ class Weights(NamedTuple):
 
     first: npt.NDArray[np.int32]  # (n,), the first one that counts
     whole: npt.NDArray[np.int32]  # (n, k), of it and those after it, in units of 2**-BITS
+
+
+def size_of(image: Image.Image | Pixels) -> tuple[int, int]:
+    """Width and height."""
+    return image.size if isinstance(image, Image.Image) else image.shape[1::-1]
 
 
 def goes_across_first(old: tuple[int, int], new: tuple[int, int]) -> bool:

@@ -7,7 +7,6 @@ import hashlib
 import json
 import operator
 import os
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 
 from sktl.exceptions import ParameterError
+from sktl.utils._files import replacing
 from sktl.utils._sameness import without_addresses
 
 __all__ = ["Checkpoint", "make_folder"]
@@ -66,15 +66,10 @@ class Checkpoint:
     def write(self, state: dict[str, Any]) -> None:
         """Replace the state; whoever is killed meanwhile leaves the one before."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f"{self.path.name}.{uuid.uuid4().hex}")
-        try:
-            with temporary.open("wb") as file:
-                torch.save(_plain(state), file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(self.path) as unfinished, unfinished.open("wb") as file:
+            torch.save(_plain(state), file)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def _plain(value: Any) -> Any:
