@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -95,9 +95,13 @@ def compute_features(
     ImageDecodeError
         If `raise_early` and some headers are bad.
     """
-    with contextlib.ExitStack() as stack:
-        if store is not None:
-            stack.enter_context(store.held())
+    how: dict[str, Any] = {
+        "batch_size": batch_size,
+        "device": device,
+        "n_jobs": n_jobs,
+        "runtime": runtime,
+    }
+    with contextlib.nullcontext() if store is None else store.held():
         seen = [Seen(None)] * len(images) if store is None else see_pictures(images, store)
         first, inverse = _unique([picture.digest for picture in seen])
         distinct = images[first]
@@ -108,29 +112,8 @@ def compute_features(
         bad = distinct.check(shelf.look_up([]))
         if bad and raise_early:
             raise ImageDecodeError(_of_all(bad, inverse, images), len(images))
-        wanted = shelf.look_up(bad)
-        stack.enter_context(shelf)
-        bar = stack.enter_context(
-            tqdm(total=len(wanted), unit="image", delay=3, disable=not progress)
-        )
-        while wanted:
-            chunks = shelf.claim(wanted, chunk_size(recipe, len(wanted), batch_size, n_jobs))
-            for batch in extract(
-                distinct,
-                network,
-                recipe,
-                chunks,
-                n_images=len(wanted),
-                batch_size=batch_size,
-                device=device,
-                n_jobs=n_jobs,
-                runtime=runtime,
-            ):
-                shelf.put(batch.positions, batch.layers)
-                bad += batch.bad
-                bar.update(len(batch.positions) + len(batch.bad))
-            wanted = shelf.look_up(bad)
-            bar.update(bar.total - len(wanted) - bar.n)
+        with shelf:
+            bad = _forward_missing(shelf, bad, distinct, network, recipe, how, progress)
     layers = [rows for rows in shelf.layers if rows is not None]
     bad = _of_all(bad, inverse, images)
     if len(first) == len(images):
@@ -142,16 +125,7 @@ def compute_features(
     alone = [i for i in others.tolist() if inverse[i] in changed]
     if alone:
         found, failures = compute_features(
-            images[alone],
-            network,
-            recipe,
-            store,
-            batch_size=batch_size,
-            device=device,
-            n_jobs=n_jobs,
-            runtime=runtime,
-            raise_early=False,
-            keep=keep,
+            images[alone], network, recipe, store, raise_early=False, keep=keep, **how
         )
         for rows, own in zip(layers, found, strict=True):
             rows[alone] = own
@@ -159,6 +133,30 @@ def compute_features(
         bad += [replace(failure, index=alone[failure.index]) for failure in failures]
         bad.sort(key=lambda failure: failure.index)
     return layers, bad
+
+
+def _forward_missing(
+    shelf: _Shelf,
+    bad: list[BadImage],
+    images: ImageCollection,
+    network: Network,
+    recipe: Recipe,
+    how: Mapping[str, Any],
+    progress: bool,
+) -> list[BadImage]:
+    """Fill the shelf, chunk by chunk, and others' chunks from the store; give all bad pictures."""
+    wanted = shelf.look_up(bad)
+    with tqdm(total=len(wanted), unit="image", delay=3, disable=not progress) as bar:
+        while wanted:
+            n = chunk_size(recipe, len(wanted), how["batch_size"], how["n_jobs"])
+            chunks = shelf.claim(wanted, n)
+            for batch in extract(images, network, recipe, chunks, n_images=len(wanted), **how):
+                shelf.put(batch.positions, batch.layers)
+                bad = bad + batch.bad
+                bar.update(len(batch.positions) + len(batch.bad))
+            wanted = shelf.look_up(bad)
+            bar.update(bar.total - len(wanted) - bar.n)
+    return bad
 
 
 class _Shelf:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from sktl.engine._access import Access
 from sktl.engine._database import MemoryDatabase
 from sktl.engine._store import FeatureStore
 from sktl.exceptions import ParameterError
@@ -17,8 +18,8 @@ class _MemoryStore(FeatureStore):
 
     def __init__(self) -> None:
         super().__init__("memory")
-        self._database = MemoryDatabase()
-        self.path = self._database.path
+        self._access = Access(MemoryDatabase())
+        self.path = self._access.database.path
 
     def __repr__(self) -> str:
         return 'resolve_store("memory")'

@@ -14,7 +14,16 @@ import numpy.typing as npt
 
 from sktl.engine._database import among, checksum, chunks, description_of, is_intact
 
-__all__ = ["Described", "evict", "file_bytes", "read_rows", "verify_rows", "write_rows"]
+__all__ = [
+    "Described",
+    "clear_rows",
+    "describe_layers",
+    "evict",
+    "file_bytes",
+    "read_rows",
+    "verify_rows",
+    "write_rows",
+]
 
 Described = tuple[bytes, str, str, str]
 """Of a layer: its key, the name of the network, its description as JSON, and the dtype."""
@@ -161,6 +170,37 @@ def _used_bytes(db: sqlite3.Connection) -> int:
 def _pragma(db: sqlite3.Connection, name: str) -> int:
     (number,) = db.execute(f"PRAGMA {name}").fetchone()
     return int(number)
+
+
+def describe_layers(db: sqlite3.Connection) -> list[dict[str, Any]]:
+    """What went into the key of each layer, and its rows, their bytes and hits."""
+    found = db.execute(
+        "SELECT backbone, description, hits, COUNT(features.id), TOTAL(LENGTH(row)) "
+        "FROM layers LEFT JOIN features ON layer = layers.id GROUP BY layers.id ORDER BY layers.id"
+    )
+    return [
+        {
+            **description_of(description),
+            "backbone": backbone,
+            "rows": rows,
+            "bytes": int(size),
+            "hits": hits,
+        }
+        for backbone, description, hits, rows, size in found
+    ]
+
+
+def clear_rows(db: sqlite3.Connection, backbone: str | None) -> None:
+    """Delete all, or the layers of the networks of that name."""
+    with db:
+        if backbone is None:
+            for table in ("features", "layers", "files", "networks"):
+                db.execute(f"DELETE FROM {table}")  # a whole table takes hardly any room
+        else:
+            of_network = "(SELECT id FROM layers WHERE backbone = ?)"
+            db.execute(f"DELETE FROM features WHERE layer IN {of_network}", [backbone])
+            db.execute("DELETE FROM layers WHERE backbone = ?", [backbone])
+    db.execute("VACUUM")
 
 
 def verify_rows(db: sqlite3.Connection) -> tuple[list[tuple[Any, ...]], list[str]]:

@@ -7,10 +7,8 @@ import json
 import numbers
 import os
 import sqlite3
-import time
 import warnings
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,8 +17,9 @@ import numpy.typing as npt
 import pandas as pd
 import platformdirs
 
+from sktl.engine._access import Access
 from sktl.engine._claims import forget, give_back, take
-from sktl.engine._database import Database, ForeignFileError, checksum, description_of
+from sktl.engine._database import Database, checksum
 from sktl.engine._digests import (
     Seen,
     digest_files,
@@ -30,8 +29,16 @@ from sktl.engine._digests import (
 )
 from sktl.engine._exchange import labels_of, read_hdf5, write_hdf5
 from sktl.engine._hits import note_hits, write_hits
-from sktl.engine._rows import evict, file_bytes, read_rows, verify_rows, write_rows
-from sktl.exceptions import ParameterError, SktlError, StoreWarning
+from sktl.engine._rows import (
+    clear_rows,
+    describe_layers,
+    evict,
+    file_bytes,
+    read_rows,
+    verify_rows,
+    write_rows,
+)
+from sktl.exceptions import ParameterError, StoreWarning
 from sktl.images import as_images
 from sktl.images._decode import RGB, WHITE
 
@@ -39,22 +46,10 @@ __all__ = ["FeatureStore", "StoredLayer", "default_store_path"]
 
 Array = npt.NDArray[np.float32]
 
-# After a failure, of which a warning tells, the store is tried again after so many seconds, and
-# after twice as many each time until something can be written again.
-_REST_S, _LONGEST_REST_S = 60.0, 3600.0
-
-
-class _Rest:
-    """How long a store is left alone."""
-
-    until = 0.0
-    length = _REST_S
-
-
-# Of each file in this process, whichever FeatureStore it failed in.
-_rests: defaultdict[Path, _Rest] = defaultdict(_Rest)
-# Files of which a warning has told that their limit is too small.
-_too_small: set[Path] = set()
+# Of `info`.
+_COLUMNS = [
+    "backbone", "layer", "pooling", "image_size", "crops", "precision", "rows", "bytes", "hits",
+]  # fmt: skip
 
 
 class StoredLayer:
@@ -152,7 +147,7 @@ class FeatureStore:
         self.path = place.absolute()
         self.max_bytes = max_bytes
         self.dtype = dtype
-        self._database = Database(self.path)
+        self._access = Access(Database(self.path))
 
     def __repr__(self) -> str:
         return f"FeatureStore({str(self.path)!r})"
@@ -187,7 +182,7 @@ class FeatureStore:
             read_rows(db, key, pictures, rows, found, self.max_bytes)
             note_hits(db, self.path, key, int(found.sum()))
 
-        self._attempt(read, None, create=False)
+        self._access.attempt(read, None, create=False)
         return found  # also where only noting their use has failed
 
     def held(self) -> contextlib.AbstractContextManager[None]:
@@ -197,7 +192,7 @@ class FeatureStore:
         -------
         context : context manager
         """
-        return self._database.hold()
+        return self._access.database.hold()
 
     def put(self, layer: StoredLayer, pictures: Sequence[bytes | None], rows: Array) -> Array:
         """Commit rows, one a picture; those that are there already are left as they are.
@@ -232,7 +227,7 @@ class FeatureStore:
                 StoreWarning,
                 stacklevel=2,
             )
-        self._write(lambda db: write_rows(db, described, pictures, values))
+        self._access.write(lambda db: write_rows(db, described, pictures, values), self.max_bytes)
         return kept
 
     def claim(
@@ -270,14 +265,14 @@ class FeatureStore:
         """
         keys = [self._key(layer) for layer in layers]
         everything = list(range(min(n, len(pictures))))
-        return self._attempt(  # type: ignore[no-any-return]
+        return self._access.attempt(  # type: ignore[no-any-return]
             lambda db: take(db, keys, pictures, n, owner, finished, by_force=by_force), everything
         )
 
     def release(self, owner: str) -> None:
         """Give back what `owner` has claimed, though the store may have failed since."""
-        if forget(owner) and self._database.exists():
-            with contextlib.suppress(Exception), self._database.open() as db:
+        if forget(owner) and self._access.database.exists():
+            with contextlib.suppress(Exception), self._access.database.open() as db:
                 give_back(db, owner)
 
     def see_files(self, paths: Sequence[str], background: RGB = WHITE) -> list[Seen]:
@@ -296,10 +291,10 @@ class FeatureStore:
             Digest, path and state; None for files that cannot be read.
         """
         absolute = [os.path.abspath(path) for path in paths]  # noqa: PTH100 (ten times faster)
-        known = self._attempt(lambda db: known_files(db, absolute), {}, create=False)
+        known = self._access.attempt(lambda db: known_files(db, absolute), {}, create=False)
         seen, fresh = digest_files(absolute, known, background)
         if fresh:
-            self._write(lambda db: remember_files(db, fresh))
+            self._access.write(lambda db: remember_files(db, fresh), self.max_bytes)
         return [seen[path] for path in absolute]
 
     def network(self, alias: str) -> dict[str, Any] | None:
@@ -312,7 +307,7 @@ class FeatureStore:
             # What was damaged, or written without a checksum, is found out anew.
             return json.loads(text) if crc == str(checksum(text)).encode() else None
 
-        return self._attempt(read, None, create=False)  # type: ignore[no-any-return]
+        return self._access.attempt(read, None, create=False)  # type: ignore[no-any-return]
 
     def remember_network(self, alias: str, content: Mapping[str, Any]) -> None:
         """Remember what identifies a network that was loaded.
@@ -333,7 +328,7 @@ class FeatureStore:
                     [alias, f"{checksum(text.encode())} {text}"],
                 )
 
-        self._attempt(write, None)
+        self._access.attempt(write, None)
 
     def info(self) -> pd.DataFrame:
         """Give one row a stored layer.
@@ -345,34 +340,17 @@ class FeatureStore:
             precision, rows, bytes, hits (rows handed out so far; other processes write theirs down
             now and then). ``info.attrs`` has the path and the bytes of the whole file.
         """
-        told = ["layer", "pooling", "image_size", "crops", "precision"]
-        found: list[Any] = []
+        records: list[dict[str, Any]] = []
         size_of_file = 0
-        if not self._database.exists():
-            _rests.pop(self.path, None)  # what hindered it may be gone with it
+        if not self._access.database.exists():
+            self._access.rest_no_longer()  # what hindered it may be gone with it
         else:
-            with self._opened() as db:
+            with self._access.opened() as db:
                 with contextlib.suppress(sqlite3.Error):  # what can only be read is told of, too
                     write_hits(db, self.path)
-                found = db.execute(
-                    "SELECT backbone, description, hits, COUNT(features.id), "
-                    "TOTAL(LENGTH(row)) FROM layers LEFT JOIN features ON layer = layers.id "
-                    "GROUP BY layers.id ORDER BY layers.id"
-                ).fetchall()
+                records = describe_layers(db)
                 size_of_file = file_bytes(db)
-        records = []
-        for backbone, description, hits, rows, size in found:
-            details = description_of(description)
-            records.append(
-                {
-                    "backbone": backbone,
-                    **{name: details.get(name) for name in told},
-                    "rows": rows,
-                    "bytes": int(size),
-                    "hits": hits,
-                }
-            )
-        frame = pd.DataFrame(records, columns=["backbone", *told, "rows", "bytes", "hits"])
+        frame = pd.DataFrame(records, columns=_COLUMNS)
         frame.attrs = {"path": str(self.path), "bytes": size_of_file}
         return frame
 
@@ -392,8 +370,8 @@ class FeatureStore:
         records: list[tuple[Any, ...]] = []
         problems: list[str] = []
         try:
-            if self._database.exists():
-                with self._database.open() as db:
+            if self._access.database.exists():
+                with self._access.database.open() as db:
                     records, problems = verify_rows(db)
         except Exception as error:  # noqa: BLE001 (damage has many faces)
             problems = [f"{type(error).__name__}: {error}"]
@@ -459,7 +437,7 @@ class FeatureStore:
         >>> FeatureStore(folder / "another.sqlite").import_hdf5(folder / "f.h5")
         2
         """
-        if not self._database.exists():
+        if not self._access.database.exists():
             raise ParameterError(f"there is no feature store at {self.path}")
         target = Path(path)
         if target.exists() and self.path.exists() and target.samefile(self.path):
@@ -472,7 +450,7 @@ class FeatureStore:
             paths = [str(item) if isinstance(item, (str, os.PathLike)) else "" for item in images]
         elif y is not None:
             raise ParameterError("y is given without X; pass the pictures that the labels are of")
-        with self._opened() as db:
+        with self._access.opened() as db:
             write_hdf5(db, target, pictures, paths, labels, backbone)
         return target
 
@@ -505,13 +483,13 @@ class FeatureStore:
                 f'again; import them into FeatureStore(dtype="{other}")'
             )
         new, has_lost = 0, False
-        with self.held(), self._opened() as db:
+        with self.held(), self._access.opened() as db:
             for layer, pictures, values in read_hdf5(Path(path)):
                 if layer[3] == self.dtype:
                     new += write_rows(db, layer, pictures, values)
-                    has_lost |= evict(db, self.max_bytes, self._database.since())
+                    has_lost |= evict(db, self.max_bytes, self._access.database.since())
         if has_lost:
-            self._say_that_it_is_small()
+            self._access.say_that_it_is_small(self.max_bytes)
         return new
 
     def clear(self, backbone: str | None = None) -> None:
@@ -526,94 +504,11 @@ class FeatureStore:
             raise ParameterError(
                 f"backbone must be a name, as in info(), or None; got {backbone!r}"
             )
-        if not self._database.exists():
-            _rests.pop(self.path, None)
+        if not self._access.database.exists():
+            self._access.rest_no_longer()
             return
-        with self._opened() as db:
-            with db:
-                if backbone is None:
-                    for table in ("features", "layers", "files", "networks"):
-                        db.execute(f"DELETE FROM {table}")  # a whole table takes hardly any room
-                else:
-                    db.execute(
-                        "DELETE FROM features WHERE layer IN "
-                        "(SELECT id FROM layers WHERE backbone = ?)",
-                        [backbone],
-                    )
-                    db.execute("DELETE FROM layers WHERE backbone = ?", [backbone])
-            db.execute("VACUUM")
+        with self._access.opened() as db:
+            clear_rows(db, backbone)
 
     def _key(self, layer: StoredLayer) -> bytes:
         return layer.key if self.dtype == "float32" else layer.key + self.dtype.encode()
-
-    @contextlib.contextmanager
-    def _opened(self) -> Iterator[sqlite3.Connection]:
-        """Connect for what cannot go on without the store."""
-        is_open = False
-        try:
-            with self._database.open() as db:
-                is_open = True
-                yield db
-        except SktlError:
-            raise
-        # The last two are what damage leads to.
-        except (sqlite3.Error, OSError, ForeignFileError, TypeError, ValueError) as error:
-            raise ParameterError(
-                f"the feature store {self.path} cannot be used: {error}. Where the disk is full, "
-                "make room or delete the file; where the file is damaged, delete it: what it holds "
-                "is computed again"
-                if is_open
-                else f"the feature store {self.path} cannot be opened: {error}"
-            ) from error
-        _rests.pop(self.path, None)
-
-    def _write(self, action: Callable[[sqlite3.Connection], Any]) -> None:
-        """Run `action` if that can be, and make room for what it has written."""
-        since = self._database.since()
-
-        def write(db: sqlite3.Connection) -> bool:
-            action(db)
-            return evict(db, self.max_bytes, since)
-
-        if self._attempt(write, False):
-            self._say_that_it_is_small()
-
-    def _say_that_it_is_small(self) -> None:
-        if self.path not in _too_small:
-            _too_small.add(self.path)
-            warnings.warn(
-                f"max_bytes={self.max_bytes} is too small: the feature store {self.path} has "
-                "deleted rows that were used a moment ago. Pass a larger one to FeatureStore",
-                StoreWarning,
-                stacklevel=2,
-            )
-
-    def _attempt(
-        self, action: Callable[[sqlite3.Connection], Any], otherwise: Any, *, create: bool = True
-    ) -> Any:
-        """Run `action`, or warn, give `otherwise`, and let the store rest for a while."""
-        rest = _rests[self.path]
-        if time.monotonic() < rest.until:
-            return otherwise
-        try:
-            if not create and not self._database.exists():
-                return otherwise
-            with self._database.open() as db:
-                found = action(db)
-            if create:
-                rest.length = _REST_S
-            return found
-        # sqlite3.Error, OSError and ForeignFileError, and whatever else bytes lead to that are not
-        # what was written.
-        except Exception as error:  # noqa: BLE001
-            now = time.monotonic()
-            if now < rest.until:  # another thread has told of it in the meantime
-                return otherwise
-            rest.until, rest.length = now + rest.length, min(2 * rest.length, _LONGEST_REST_S)
-            warnings.warn(
-                f"the feature store {self.path} cannot be used ({error}); the work goes on without "
-                "it. Pass store=None, or a path where one can be written",
-                StoreWarning,
-                stacklevel=2,
-            )
-            return otherwise

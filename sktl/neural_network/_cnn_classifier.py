@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import joblib
@@ -16,25 +14,23 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from sktl.engine._network import require_same
 from sktl.exceptions import ImageDecodeError, ParameterError
 from sktl.images import ImageCollection, ImageEstimatorMixin
-from sktl.neural_network._build import Built, build, has_trunk, logits_of, preprocessing_of
+from sktl.neural_network._build import has_trunk, logits_of, preprocessing_of
 from sktl.neural_network._checks import check_parameters
 from sktl.neural_network._fitting import check_without_validation, make_trainer, without_validation
 from sktl.neural_network._parts import classes_of, groups_of, sample_weights, split, weighted
 from sktl.neural_network._phase_parameters import PhaseParametersMixin
+from sktl.neural_network._trained_network import TrainedNetworkMixin
 from sktl.training._data import OF_VALIDATION, Pixels, channel_statistics, fill_together
-from sktl.training._history import as_frame, remember
+from sktl.training._history import as_frame
 from sktl.training._settings import Labelled
-from sktl.utils._portable import PortableMixin, stow, take
 from sktl.utils._sklearn import check_sample_weight
-from sktl.utils._torch import resolve_device
 
 if TYPE_CHECKING:
     import torch
 
-    from sktl.backbones import Backbone, BackboneSpec
+    from sktl.backbones import Backbone
     from sktl.engine import FeatureStore
     from sktl.training._augmentation import Augmentation
     from sktl.training._phase import Phase
@@ -45,7 +41,7 @@ __all__ = ["CNNClassifier"]
 
 
 class CNNClassifier(
-    PortableMixin, PhaseParametersMixin, ImageEstimatorMixin, ClassifierMixin, BaseEstimator
+    TrainedNetworkMixin, PhaseParametersMixin, ImageEstimatorMixin, ClassifierMixin, BaseEstimator
 ):
     """A convolutional network, fine-tuned or trained from scratch, as a classifier of pictures.
 
@@ -429,42 +425,6 @@ class CNNClassifier(
         probabilities: npt.NDArray[np.float32] = softmax(self._logits(X), axis=1)
         return probabilities
 
-    def with_weights(self, which: Literal["best", "final"]) -> CNNClassifier:
-        """Give the same classifier with the weights of the best or of the last epoch.
-
-        Parameters
-        ----------
-        which : {"best", "final"}
-            Both are there where the fit had validation pictures and no `refit`.
-
-        Returns
-        -------
-        classifier : CNNClassifier
-            A copy; the original stays as it is.
-        """
-        check_is_fitted(self)
-        if which not in self._states:
-            raise ParameterError(
-                f"which must be one of {sorted(self._states)}; got {which!r}. The weights of the "
-                "best epoch are kept where there are validation pictures and no refit"
-            )
-        other = copy.copy(self)
-        other.__dict__ = {k: v for k, v in vars(self).items() if k not in _NOT_PICKLED}
-        other._load(which)
-        return other
-
-    @property
-    def net_(self) -> Any:
-        """The trained skorch net."""
-        check_is_fitted(self)
-        return self._built().net
-
-    @property
-    def backbone_(self) -> Backbone:
-        """The trained network, for other estimators."""
-        check_is_fitted(self)
-        return self._built().backbone
-
     def _prepare(
         self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None
     ) -> tuple[Trainer, Labelled]:
@@ -543,21 +503,9 @@ class CNNClassifier(
     def _draw_seed(self) -> int:
         return int(check_random_state(self._random_state()).randint(2**31))
 
-    @contextlib.contextmanager
-    def _all_or_nothing(self) -> Iterator[None]:
-        """Give up a network whose training failed: what is kept of it is its last good state."""
-        try:
-            yield
-        except BaseException:
-            self.__dict__.pop("_made", None)
-            raise
-
     def _begin(self, train: Labelled, seed: int, valid: Labelled | None = None) -> list[Pixels]:
         """Make ready for an untrained network; give the decoded pictures if they were needed."""
-        self._states = {}
-        self._seed, self._statistics = seed, None
-        self._described_network = {name: getattr(self, name) for name in _OF_THE_NETWORK}
-        self.__dict__.pop("_made", None)
+        self._begin_untrained(seed)
         if self.normalize == "weights" or (self.normalize == "auto" and self.weights is not None):
             return []
         seen = preprocessing_of(self)
@@ -569,52 +517,6 @@ class CNNClassifier(
 
     def _n_threads(self) -> int:
         return int(joblib.effective_n_jobs(-1 if self.n_jobs is None else self.n_jobs))
-
-    def _built(self) -> Built:
-        """The network with its weights, built if it is not there."""
-        check_is_fitted(self, "classes_")
-        made: Built | None = vars(self).get("_made")
-        if made is not None and made.net.device != str(resolve_device(self.device)):
-            self.__dict__.pop("_made")
-        if "_made" not in vars(self):
-            self._made = self._build()
-            if self._states and hasattr(self, "history_"):
-                remember(self._made.net, self.history_)
-            if hasattr(self, "_spec") and self._states:
-                require_same(self._spec, self._made.spec)
-            self._spec: BackboneSpec = self._made.spec
-            self._load(getattr(self, "_loaded", self.keep))
-        return self._made
-
-    def _build(self, *, callbacks: bool = True) -> Built:
-        """The network as it was before it learnt, with callbacks that begin anew, or without."""
-        described = self._as_fitted()
-        if not callbacks:
-            described.callbacks = None
-        return build(described, self._seed, self._statistics, len(self.classes_))
-
-    def _as_fitted(self) -> CNNClassifier:
-        """A copy with the network that was fitted, whatever the parameters say by now."""
-        as_fitted = copy.copy(self)
-        for name, value in self._described_network.items():
-            setattr(as_fitted, name, value)
-        return as_fitted
-
-    def _load(self, which: str) -> None:
-        """Put one of the kept states into the network."""
-        self._loaded = which
-        state = self._states.get(which, self._states.get("final"))
-        if state is None:
-            return
-        built = self._built()
-        if built.has_learnt and not has_trunk(state):
-            # That of an epoch before the trunk learnt, which was as it is built.
-            before = self._build(callbacks=False).module.trunk.state_dict()
-            built.module.trunk.load_state_dict(before)
-        built.load(state)
-        is_last = state is self._states["final"] or self.best_epoch_ == len(self.history_)
-        if not is_last and hasattr(built.net, "optimizer_"):
-            built.net.optimizer_.state.clear()  # momentum that led elsewhere
 
     def _refit(
         self, everything: Labelled, trainer: Trainer, phases: list[tuple[str, Phase]]
@@ -666,36 +568,3 @@ class CNNClassifier(
         check_is_fitted(self)
         images = self._read_images(X, reset=False)
         return logits_of(self._as_fitted(), self._built(), images)
-
-    def __getstate__(self) -> dict[str, Any]:
-        state: dict[str, Any] = super().__getstate__()
-        state = {name: value for name, value in state.items() if name not in _NOT_PICKLED}
-        # What is still as the parameters say goes with them, and with the weights they take along.
-        fitted = state.pop("_described_network", {})
-        changed = {name: v for name, v in fitted.items() if v is not getattr(self, name)}
-        if changed:
-            state["_described_network"] = changed
-        if "_states" in state:
-            state["_states"] = {which: stow(part) for which, part in state["_states"].items()}
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        if "_states" in state:
-            states = {which: take(part) for which, part in state["_states"].items()}
-            state = {**state, "_states": states}
-        super().__setstate__(state)
-        if hasattr(self, "_seed"):  # fitted
-            changed = vars(self).get("_described_network", {})
-            same = {name: getattr(self, name) for name in _OF_THE_NETWORK}
-            self._described_network = {**same, **changed}
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return bool(getattr(self, "_states", None))
-
-
-# What is built again from the rest.
-_NOT_PICKLED = ("_made",)
-# Parameters without which the fitted weights mean nothing.
-_OF_THE_NETWORK = (
-    "backbone", "weights", "layer", "pooling", "head", "dropout", "batch_norm", "image_size",
-)  # fmt: skip

@@ -19,7 +19,7 @@ from torch import nn
 
 from sktl import CNNFeatures, FeatureStore
 from sktl.backbones import Backbone, Preprocessing
-from sktl.engine import _claims, _database, _features, _store
+from sktl.engine import _access, _claims, _database, _features, _store
 from sktl.engine._digests import picture_digests
 from sktl.exceptions import ParameterError, StoreWarning
 from sktl.images import as_images
@@ -89,7 +89,7 @@ def test_a_folder_that_may_not_be_entered(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     store = FeatureStore(tmp_path / "store")
-    monkeypatch.setattr(type(store._database), "exists", refuse)
+    monkeypatch.setattr(type(store._access.database), "exists", refuse)
     with pytest.warns(StoreWarning, match="cannot be used"):
         found = features(store).fit_transform(pictures())
     np.testing.assert_array_equal(found, features(None).fit_transform(pictures()))
@@ -369,11 +369,12 @@ def test_a_child_that_is_forked_has_a_connection_of_its_own(tmp_path):
     with store.held():
         store.see_files([str(tmp_path / "none")])
         store.remember_network("a", {"b": 1})
-        mine = store._database._held.db
+        held = store._access.database._held
+        mine = held.db
         child = os.fork()
         if child == 0:
             with store.held():
-                fine = store.network("a") == {"b": 1} and store._database._held.db is not mine
+                fine = store.network("a") == {"b": 1} and held.db is not mine
             os._exit(0 if fine else 1)
         assert os.waitpid(child, 0)[1] == 0
         assert store.network("a") == {"b": 1}
@@ -388,7 +389,7 @@ def test_a_store_is_tried_again_after_a_failure(tmp_path, monkeypatch):
     folder.unlink()
     features(store).transform(pictures(2))  # it rests, and nothing is said again
     assert n_rows(store) == []
-    monkeypatch.setattr(_store._rests[store.path], "until", 0.0)
+    monkeypatch.setattr(_access._rests[store.path], "until", 0.0)
     features(store).transform(pictures(2))
     assert n_rows(store) == [2]
     store.path.write_bytes(b"something else" * 1000)

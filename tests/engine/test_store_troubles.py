@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from sktl import CNNFeatures, FeatureStore
-from sktl.engine import _database, _store, resolve_store
+from sktl.engine import _access, _database, _store, resolve_store
 from sktl.engine._store import StoredLayer
 from sktl.exceptions import ParameterError, StoreWarning
 
@@ -187,16 +187,16 @@ def test_a_file_that_rests_is_not_opened(blocked, monkeypatch):
 
 def rest_after_failure(path):
     """Seconds, of a failure now."""
-    _store._rests[path].until = 0.0
+    _access._rests[path].until = 0.0
     with pytest.warns(StoreWarning):
         FeatureStore(path).put(LAYER, KEYS, ROWS)
-    return round(_store._rests[path].until - time.monotonic(), -1)
+    return round(_access._rests[path].until - time.monotonic(), -1)
 
 
 def test_rests_grow_until_something_is_written(blocked):
     assert [rest_after_failure(blocked) for _ in range(3)] == [60, 120, 240]
     blocked.parent.unlink()
-    _store._rests[blocked].until = 0.0
+    _access._rests[blocked].until = 0.0
     FeatureStore(blocked).put(LAYER, KEYS, ROWS)
     delete(FeatureStore(blocked))
     blocked.mkdir()
@@ -285,7 +285,7 @@ def test_warnings_as_errors_are_not_mistaken_for_failures(tmp_path):
         warnings.simplefilter("error")
         with pytest.raises(StoreWarning, match="too small"):
             store.put(LAYER, KEYS, ROWS)
-    assert not _store._rests[store.path].until
+    assert not _access._rests[store.path].until
 
 
 def test_a_store_that_was_deleted_is_tried_again_once_it_was_looked_for(tmp_path):
