@@ -154,7 +154,7 @@ def decode_alone(backbone, folder):
         images = as_images(paths)
         with sktl_threads() as threads:
             indices = range(len(images))
-            pixels = threads.map(lambda i: prepare(images.read_rgb(i), preprocessing), indices)
+            pixels = threads.map(lambda i: prepare(images.read(i), preprocessing), indices)
             return np.stack(list(pixels))
 
     return extract

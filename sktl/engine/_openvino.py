@@ -48,6 +48,8 @@ class OpenVinoRunner(Runner):
         options = {
             "INFERENCE_PRECISION_HINT": "bf16" if self.recipe.precision == "bf16" else "f32",
             "PERFORMANCE_HINT": "THROUGHPUT",
+            # Threads that may not leave their core wait there for those that decode.
+            "ENABLE_CPU_PINNING": False,
         }
         self._compiled = core.compile_model(model, "CPU", options)
         self._batch = int(self._compiled.input().get_shape()[0])
@@ -74,7 +76,7 @@ def as_openvino(network: torch.nn.Module, pixels: torch.Tensor) -> Any:
     Parameters
     ----------
     network : nn.Module
-        The network.
+        The network, none of whose tensors requires a gradient.
     pixels : Tensor of shape (n, 3, size, size)
         What it is traced with.
 

@@ -62,7 +62,6 @@ class Runner:
         self.recipe, self.device, self.step = recipe, device, step
         self._lock, self._has_halved = threading.Lock(), False
         self.most = math.inf  # pictures; for more, another runner would be worth making
-        self.uses_matrix_units = False  # for float32
         self.keeps_waiting = False  # whoever calls it, as other threads compute
         self.preprocessing: Preprocessing = backbone.preprocessing.at_size(recipe.image_size)
         mean = torch.tensor(self.preprocessing.mean, device=device).view(1, 3, 1, 1)
@@ -173,6 +172,7 @@ class TorchRunner(Runner):
             recipe.layers, device=device, channels_last=not exact
         )
         self.n_bytes = sum(p.nbytes for p in self.network.parameters())
+        self.n_modules = sum(1 for _ in self.network.modules())
         self.dtype = next((p.dtype for p in self.network.parameters()), torch.float32)
         self._at_once = sys.maxsize
         if recipe.precision == "auto" and is_worth_fusing:

@@ -48,17 +48,16 @@ _PACKAGES = {"onnxruntime": ("onnx", "onnxruntime"), "openvino": ("openvino",)}
 _WORTH_FUSING = 32
 # Finding out how long a picture takes costs as much as eight of them.
 _WORTH_TIMING = 256
-# Exporting a network and timing it against PyTorch takes some seconds, more for large ones, and
-# saves a tenth or two of those that forwarding takes. From how many on it is worth it: so many,
-# and so many a byte. OpenVINO with matrix units saves a third and more, so that this part of them
-# will do.
-_WORTH_EXPORTING = 15.0
-_PER_BYTE = 1e-7
-_WITH_MATRIX_UNITS = 1 / 4
-# Seconds beside which warming up is little, so that a step is timed once; and what part of the
-# others' time a runner has to take for there to be no doubt.
+# Seconds of a core that exporting a network and timing it against PyTorch takes, with something to
+# spare: at least so many, and more for each of its modules and each byte of its weights.
+_EXPORTING, _PER_MODULE, _PER_BYTE = 1.0, 6e-3, 2e-8
+# Part of the time of forwarding that is saved, or more; and with matrix units.
+_SAVED, _SAVED_WITH_MATRIX_UNITS = 0.2, 0.5
+# Seconds beside which warming up is little, so that a step is timed once; what part of another's
+# time a runner has to take for there to be no doubt; and for a third one not to be worth exporting.
 _LONG = 0.25
 _CLEARLY = 2 / 3
+_FASTER = 0.95
 
 # The runners used last, and what each is for: as many as work one after the other on the same
 # pictures, unless they are large.
@@ -218,10 +217,11 @@ def _enough_for(runner: TorchRunner, n_images: int, n_threads: int, others: list
     if seconds < _LONG:
         seconds = min(seconds, _time_of(runner))
     seconds *= n_crops(runner.recipe.crops) / runner.step  # of a picture
-    worth = _WORTH_EXPORTING + _PER_BYTE * runner.n_bytes
-    if "openvino" in others and has_matrix_units():
-        worth *= _WITH_MATRIX_UNITS
-    return max(_WORTH_TIMING - 1, worth / seconds * n_threads)
+    cost = _EXPORTING + _PER_MODULE * runner.n_modules + _PER_BYTE * runner.n_bytes
+    has_units = "openvino" in others and has_matrix_units()
+    saved = _SAVED_WITH_MATRIX_UNITS if has_units else _SAVED
+    # While one thread exports, the others go on, and save nothing yet.
+    return max(_WORTH_TIMING - 1, cost / seconds * (1 / saved + n_threads - 1))
 
 
 def check_runtime(runtime: Runtime, precision: str, device: torch.device) -> None:
@@ -273,34 +273,33 @@ class _FastestRunner(Runner):
             others, self._others = self._others, []  # one thread does it
         if not others:
             return
-        runners = [self.fastest]
         for name in others:
-            if runners[-1].uses_matrix_units:
-                break  # nothing else does, and so nothing else is as fast
             with contextlib.suppress(ParameterError):
-                runners.append(exported(name, self._export, self.device, self.step))
+                runner = exported(name, self._export, self.device, self.step)
+                before, after = _times_of([self.fastest, runner])
+                if after < before:
+                    self.fastest = runner
+                if after < _FASTER * before:
+                    break
         del self._export
-        self.fastest = _fastest_of(runners)
         self.keeps_waiting = self.fastest.keeps_waiting
 
     def _run(self, x: torch.Tensor) -> list[torch.Tensor]:
         return self.fastest._run(x)
 
 
-def _fastest_of(runners: list[Runner]) -> Runner:
-    """The one that takes the fewest seconds for a step.
+def _times_of(runners: list[Runner]) -> list[float]:
+    """Seconds for one step of each of two.
 
-    They take turns, so that what else the machine does slows all of them, and each has its best
+    They take turns, so that what else the machine does slows both of them, and each has its best
     turn counted: of up to three, as long as the turns are short and there is doubt.
     """
-    best = dict.fromkeys(runners, math.inf)
+    best = [math.inf] * len(runners)
     for _ in range(3):
-        for runner in runners:
-            best[runner] = min(best[runner], _time_of(runner))
-        least, *others = sorted(best.values())
-        if least > _LONG or all(least < _CLEARLY * seconds for seconds in others):
+        best = [min(s, _time_of(runner)) for s, runner in zip(best, runners, strict=True)]
+        if min(best) > _LONG or min(best) < _CLEARLY * max(best):
             break
-    return min(runners, key=best.__getitem__)
+    return best
 
 
 def _time_of(runner: Runner) -> float:

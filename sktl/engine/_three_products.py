@@ -70,7 +70,7 @@ def in_three_products(core: Any, model: Any) -> Any:
     convolutions = [op for op in model.get_ordered_ops() if op.get_type_name() == "Convolution"]
     for op in filter(_is_worth_it, convolutions):
         source = op.input_value(0)
-        key = source.get_node().get_friendly_name(), source.get_index()
+        key = source.get_node().get_name(), source.get_index()
         if key not in cut:
             first = ops.convert(source, "bf16")
             rest = ops.subtract(source, ops.convert(first, "f32"))

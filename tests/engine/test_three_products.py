@@ -10,8 +10,7 @@ from torch import nn
 from sktl import CNNFeatures
 from sktl.backbones import Backbone, Preprocessing
 from sktl.engine import Recipe, _exported, _runtime, _three_products
-from sktl.engine._exported import Export, OnnxRunner, exported
-from sktl.engine._openvino import OpenVinoRunner
+from sktl.engine._exported import Export, exported
 
 CPU = torch.device("cpu")
 
@@ -30,8 +29,8 @@ class Shared(nn.Module):
             self.narrow = nn.Conv2d(128, 24, 1)
             self.scaled = nn.Conv2d(128, 256, 1)
             self.pooled = nn.Conv2d(128, 256, 1)
-            self.gated = nn.Conv2d(128, 256, 1)
-            self.subtracted = nn.Conv2d(128, 256, 1, bias=False)
+            self.gated = nn.Conv2d(128, 320, 1)
+            self.subtracted = nn.Conv2d(128, 192, 1, bias=False)
             self.end = nn.Identity()
 
     def forward(self, x):
@@ -55,12 +54,13 @@ def runner(monkeypatch, *, in_products, precision="auto"):
 
 
 def cut():
-    """Names of the layers in three products."""
+    """Channels and dilation of the convolutions in three products."""
     model = Export(own(), Recipe(("end",))).openvino
     model = _three_products.in_three_products(openvino.Core(), model)
-    names = [op.get_friendly_name() for op in model.get_ops()]
-    marked = [name for name in names if name.startswith(_three_products._MARK)]
-    return {name.partition("/")[0].rpartition(".")[2] for name in marked}
+    marked = [
+        op for op in model.get_ops() if op.get_friendly_name().startswith(_three_products._MARK)
+    ]
+    return sorted((op.get_output_shape(0)[1], op.get_attributes()["dilations"][0]) for op in marked)
 
 
 def distances(found, exact):
@@ -75,9 +75,8 @@ def test_products_add_up_to_those_of_float32(monkeypatch):
         runner(monkeypatch, in_products=way, precision=precision)
         for way, precision in ((True, "auto"), (False, "auto"), (True, "bf16"))
     )
-    known, names = {name for name, _ in Shared().named_children()}, cut()
-    assert names & known == {"first", "second", "gated"}
-    assert len(names) == 4, "and what the scaled one has become"
+    # first, second, what the scaled one has become, and gated
+    assert cut() == [(128, 1), (128, 2), (256, 1), (320, 1)]
     assert [one.uses_matrix_units for one in (split, plain, rough)] == [True, False, False]
     far = [distances(one._run(x)[0].flatten(1).numpy(), exact) for one in (split, plain)]
     assert far[0].max() < 1e-5
@@ -137,24 +136,14 @@ def test_rough_sums_are_noticed(monkeypatch):
     assert not runner(monkeypatch, in_products=True).uses_matrix_units
 
 
-@pytest.mark.parametrize(
-    ("has", "module", "kinds"),
-    [
-        (True, Shared, [OpenVinoRunner]),
-        (True, lambda: nn.Conv2d(3, 8, 3), [OpenVinoRunner, OnnxRunner]),
-        (False, Shared, [OpenVinoRunner, OnnxRunner]),
-    ],
-)
-def test_nothing_else_is_tried_where_matrix_units_are_used(monkeypatch, has, module, kinds):
-    for place in (_runtime, _exported):
-        monkeypatch.setattr(place, "has_matrix_units", lambda: has)
-    monkeypatch.setattr(_runtime, "_time_of", lambda runner: 6 / 300 * 4)
-    fewer, more = (
-        _runtime.make_runner(own(module()), Recipe(), CPU, n_images=n, step=4, n_threads=1)
-        for n in (299, 900)
+@pytest.mark.parametrize(("has", "enough"), [(True, 400), (False, 1000)])
+def test_exporting_is_worth_it_sooner_with_matrix_units(monkeypatch, has, enough):
+    for name in ("_PER_MODULE", "_PER_BYTE"):
+        monkeypatch.setattr(_runtime, name, 0)
+    monkeypatch.setattr(_runtime, "has_matrix_units", lambda: has)
+    monkeypatch.setattr(_runtime, "_time_of", lambda runner: 4 / 200)
+    one, other = (
+        _runtime.make_runner(own(), Recipe(), CPU, n_images=n, step=4) for n in (enough, enough + 1)
     )
-    assert isinstance(fewer, _runtime._FastestRunner) == has, "worth it sooner"
-    tried = []
-    monkeypatch.setattr(_runtime, "_fastest_of", lambda runners: tried.extend(runners) or tried[-1])
-    more.settle()
-    assert [type(one) for one in tried[1:]] == kinds
+    assert one.most == pytest.approx(enough)
+    assert isinstance(other, _runtime._FastestRunner)
