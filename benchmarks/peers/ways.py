@@ -150,12 +150,12 @@ def decode_alone(backbone, folder):
 
     preprocessing = load_backbone(backbone, weights_of(backbone, folder)).preprocessing
 
-    def extract(paths):
+    def extract(paths, keep=lambda pixels: pixels[0, 0, 0].copy()):
         images = as_images(paths)
         with sktl_threads() as threads:
             indices = range(len(images))
-            pixels = threads.map(lambda i: prepare(images.read(i), preprocessing), indices)
-            return np.stack(list(pixels))
+            kept = threads.map(lambda i: keep(prepare(images.read(i), preprocessing)), indices)
+            return np.stack(list(kept))
 
     return extract
 
@@ -168,7 +168,8 @@ def forward_alone(backbone, folder):
     from sktl.engine._runtime import make_runner
 
     paths = [*(folder / "warm-up").iterdir(), *(folder / "pictures").iterdir()]
-    pixels = dict(zip(paths, decode_alone(backbone, folder)(paths), strict=True))
+    decoded = decode_alone(backbone, folder)(paths, keep=lambda pixels: pixels)
+    pixels = dict(zip(paths, decoded, strict=True))
     network, recipe = (
         load_backbone(backbone, weights_of(backbone, folder)),
         Recipe((LAYER,)),

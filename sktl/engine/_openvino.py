@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import os
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +18,30 @@ from sktl.utils._tracing import traced
 if TYPE_CHECKING:
     from sktl.engine._exported import Export
 
-__all__ = ["OpenVinoRunner", "as_openvino"]
+__all__ = ["OpenVinoRunner", "as_openvino", "is_out_of_reach"]
 
 # Crops at once; more where the weights take that many times the memory of the largest map, as
 # fetching them takes a part of the time then.
 _BATCH, _LARGER_BATCH = 2, 4
 _HEAVY = 10
+
+# Whether this process has used OpenVINO, and whether it was forked from one that had: there, the
+# threads that would compute are missing, and whoever asks for something waits forever.
+_is_used = _is_out_of_reach = False
+
+
+def is_out_of_reach() -> bool:
+    """Whether OpenVINO cannot compute in this process, as it has in the one it was forked from."""
+    return _is_out_of_reach
+
+
+def _note_fork() -> None:
+    global _is_out_of_reach
+    _is_out_of_reach = _is_used or _is_out_of_reach
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
 
 
 class OpenVinoRunner(Runner):
@@ -39,7 +58,9 @@ class OpenVinoRunner(Runner):
         *,
         uses_matrix_units: bool = False,
     ) -> None:
+        global _is_used
         super().__init__(export.backbone, export.recipe, device, step)
+        _is_used = True
         self.uses_matrix_units, self.keeps_waiting = uses_matrix_units, True
         core = importlib.import_module("openvino").Core()
         model = export.openvino.clone()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib.util
 import math
+import os
 import threading
 import time
 from collections import OrderedDict
@@ -15,6 +17,7 @@ import torch
 
 from sktl.backbones._registry import ON_CLEAR
 from sktl.engine._exported import EXPORTED, Export, exported
+from sktl.engine._openvino import is_out_of_reach
 from sktl.engine._prepare import n_crops
 from sktl.engine._runner import CompiledRunner, Runner, TorchRunner
 from sktl.engine._three_products import has_matrix_units
@@ -71,7 +74,18 @@ def _let_go() -> None:
         _ready.clear()
 
 
+def _begin_anew() -> None:
+    """In a child that was forked, in which threads are missing that its parent's runners need."""
+    global _ready_lock
+    _ready_lock = threading.Lock()
+    # OpenVINO's would end the process, not only themselves: they are kept beyond its end.
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(list(_ready.values())))
+    _ready.clear()
+
+
 ON_CLEAR.append(_let_go)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 def ready_runner(
@@ -174,6 +188,7 @@ def _others(recipe: Recipe, device: torch.device) -> list[str]:
     if device.type != "cpu":
         return []
     able = [name for name in EXPORTED if recipe.precision in _PRECISIONS[name]]
+    able = [name for name in able if name != "openvino" or not is_out_of_reach()]
     return [name for name in able if all(map(importlib.util.find_spec, _PACKAGES[name]))]
 
 
@@ -239,7 +254,8 @@ def check_runtime(runtime: Runtime, precision: str, device: torch.device) -> Non
     Raises
     ------
     ParameterError
-        If the runtime has no such precision or device.
+        If the runtime has no such precision or device, or it is OpenVINO and this process was
+        forked from one that has used it.
     MissingDependencyError
         If it is not installed.
     """
@@ -255,6 +271,11 @@ def check_runtime(runtime: Runtime, precision: str, device: torch.device) -> Non
         return
     if device.type != "cpu":
         raise ParameterError(f'device must be "cpu" with runtime="{runtime}"; got "{device}".')
+    if runtime == "openvino" and is_out_of_reach():
+        raise ParameterError(
+            'runtime="openvino" cannot be used in a process that was forked from one that has used '
+            'it: pass runtime="auto", or have multiprocessing start processes by "spawn"'
+        )
     for package in _PACKAGES[runtime]:
         if importlib.util.find_spec(package) is None:
             extra = _PACKAGES[runtime][0]

@@ -3,7 +3,9 @@
 import gc
 import importlib.util
 import math
+import os
 import shutil
+import subprocess
 import sys
 import threading
 from typing import ClassVar
@@ -633,3 +635,35 @@ def test_a_network_that_cannot_be_checked_stays_with_pytorch(monkeypatch, used):
     assert set(used) == {"TorchRunner"}
     with pytest.raises(ParameterError, match="cannot be checked: three pictures"):
         CNNFeatures(backbone, runtime="openvino", store=None).fit_transform(pictures(64))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_a_child_that_is_forked_computes_without_the_threads_of_openvino(tmp_path):
+    code = """
+import os, signal
+import numpy as np
+from sktl import CNNFeatures
+from sktl.exceptions import ParameterError
+
+X = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+ask = dict(weights=None, image_size=32, store=None)
+features = CNNFeatures("resnet18", runtime="openvino", **ask)
+expected = features.fit_transform(X)
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    fine = False
+    try:
+        features.transform(X)
+    except ParameterError as error:
+        fine = "was forked from one that has used it" in str(error)
+    for precision in ("auto", "bf16"):
+        found = CNNFeatures("resnet18", precision=precision, **ask).fit_transform(X)
+        fine &= np.allclose(found, expected, rtol=0.1 if precision == "bf16" else 1e-4, atol=0.05)
+    raise SystemExit(0 if fine else 1)
+assert os.waitpid(child, 0)[1] == 0
+np.testing.assert_array_equal(features.transform(X), expected)
+"""
+    file = tmp_path / "forks.py"
+    file.write_text(code)
+    subprocess.run([sys.executable, "-W", "ignore", file], check=True, timeout=200)
