@@ -97,7 +97,7 @@ def as_openvino(network: torch.nn.Module, pixels: torch.Tensor) -> Any:
     Parameters
     ----------
     network : nn.Module
-        The network, none of whose tensors requires a gradient.
+        The network.
     pixels : Tensor of shape (n, 3, size, size)
         What it is traced with.
 

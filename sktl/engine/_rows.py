@@ -15,6 +15,7 @@ import numpy.typing as npt
 from sktl.engine._database import among, checksum, chunks, description_of, is_intact
 
 __all__ = [
+    "DESCRIBED",
     "Described",
     "clear_rows",
     "describe_layers",
@@ -24,6 +25,9 @@ __all__ = [
     "verify_rows",
     "write_rows",
 ]
+
+DESCRIBED = ("layer", "pooling", "image_size", "crops", "precision")
+"""What is told of a layer's description."""
 
 Described = tuple[bytes, str, str, str]
 """Of a layer: its key, the name of the network, its description as JSON, and the dtype."""
@@ -178,16 +182,13 @@ def describe_layers(db: sqlite3.Connection) -> list[dict[str, Any]]:
         "SELECT backbone, description, hits, COUNT(features.id), TOTAL(LENGTH(row)) "
         "FROM layers LEFT JOIN features ON layer = layers.id GROUP BY layers.id ORDER BY layers.id"
     )
-    return [
-        {
-            **description_of(description),
-            "backbone": backbone,
-            "rows": rows,
-            "bytes": int(size),
-            "hits": hits,
-        }
-        for backbone, description, hits, rows, size in found
-    ]
+    records = []
+    for backbone, description, hits, rows, size in found:
+        details = description_of(description)
+        told = {name: details.get(name) for name in DESCRIBED}
+        counts = {"rows": rows, "bytes": int(size), "hits": hits}
+        records.append({"backbone": backbone, **told, **counts})
+    return records
 
 
 def clear_rows(db: sqlite3.Connection, backbone: str | None) -> None:

@@ -62,6 +62,11 @@ _LONG = 0.25
 _CLEARLY = 2 / 3
 _FASTER = 0.95
 
+_FORKED = (
+    "OpenVINO cannot be used in a process that was forked from one that has used it: pass "
+    'runtime="torch", or have multiprocessing start processes by "spawn"'
+)
+
 # The runners used last, and what each is for: as many as work one after the other on the same
 # pictures, unless they are large.
 _READY_MOST, _READY_BYTES = 3, 500_000_000
@@ -143,9 +148,9 @@ def make_runner(
     device : torch.device
         Where to compute. ONNX Runtime and OpenVINO compute on the CPU.
     runtime : {"auto", "torch", "compile", "onnxruntime", "openvino"}, default="auto"
-        "auto" is PyTorch; on a CPU, for as many pictures as make it worth it, it goes on with the
-        fastest of PyTorch and those of ONNX Runtime and OpenVINO that are installed once
-        :meth:`Runner.settle` has found it. For bf16 on a CPU it is OpenVINO from the start, where
+        "auto" is PyTorch; on a CPU, for as many pictures as make it worth it, it goes on with
+        OpenVINO, or else ONNX Runtime, if that is installed and :meth:`Runner.settle` has found it
+        to be faster. For bf16 on a CPU it is OpenVINO from the start, where
         that is installed.
     n_images : int
         How many pictures will be forwarded.
@@ -168,6 +173,9 @@ def make_runner(
         return CompiledRunner(backbone, recipe, device, step)
     if runtime in EXPORTED:
         return exported(runtime, Export(backbone, recipe), device, step)
+    if runtime == "auto" and recipe.precision == "bf16" and is_out_of_reach():
+        # Whoever sent this shard has OpenVINO, and will take for its rounding what comes back.
+        raise ParameterError(_FORKED)
     others = _others(recipe, device) if runtime == "auto" else []
     if others and recipe.precision == "bf16":
         with contextlib.suppress(ParameterError):
@@ -272,10 +280,7 @@ def check_runtime(runtime: Runtime, precision: str, device: torch.device) -> Non
     if device.type != "cpu":
         raise ParameterError(f'device must be "cpu" with runtime="{runtime}"; got "{device}".')
     if runtime == "openvino" and is_out_of_reach():
-        raise ParameterError(
-            'runtime="openvino" cannot be used in a process that was forked from one that has used '
-            'it: pass runtime="auto", or have multiprocessing start processes by "spawn"'
-        )
+        raise ParameterError(_FORKED)
     for package in _PACKAGES[runtime]:
         if importlib.util.find_spec(package) is None:
             extra = _PACKAGES[runtime][0]

@@ -30,6 +30,7 @@ from sktl.engine._digests import (
 from sktl.engine._exchange import labels_of, read_hdf5, write_hdf5
 from sktl.engine._hits import note_hits, write_hits
 from sktl.engine._rows import (
+    DESCRIBED,
     clear_rows,
     describe_layers,
     evict,
@@ -45,11 +46,6 @@ from sktl.images._decode import RGB, WHITE
 __all__ = ["FeatureStore", "StoredLayer", "default_store_path"]
 
 Array = npt.NDArray[np.float32]
-
-# Of `info`.
-_COLUMNS = [
-    "backbone", "layer", "pooling", "image_size", "crops", "precision", "rows", "bytes", "hits",
-]  # fmt: skip
 
 
 class StoredLayer:
@@ -350,7 +346,8 @@ class FeatureStore:
                     write_hits(db, self.path)
                 records = describe_layers(db)
                 size_of_file = file_bytes(db)
-        frame = pd.DataFrame(records, columns=_COLUMNS)
+        columns = ["backbone", *DESCRIBED, "rows", "bytes", "hits"]
+        frame = pd.DataFrame(records, columns=columns)
         frame.attrs = {"path": str(self.path), "bytes": size_of_file}
         return frame
 

@@ -91,12 +91,12 @@ class CNNFeatures(PortableMixin, ImageEstimatorMixin, TransformerMixin, BaseEsti
         on which the shards take turns unless `device` names one of them.
     runtime : {"auto", "torch", "compile", "onnxruntime", "openvino"}, default="auto"
         What runs the network. "auto" is PyTorch; on a CPU, for as many pictures as are worth it,
-        it goes on with the fastest, found by trying, of PyTorch and those of ONNX Runtime and
-        OpenVINO that are installed (extras `onnx` and `openvino`). Matrix units (AMX) are used by
-        OpenVINO alone. For bf16 on a CPU, it is OpenVINO where that is installed and the network
-        is given by its name. "compile" is what torch.compile makes of the network, which takes a
-        minute or more at first. The features are the same to the rounding of `precision`, and
-        shared through the store; those of bf16 among runs of one runtime.
+        it goes on with OpenVINO, or else ONNX Runtime, if that is installed (extras `openvino` and
+        `onnx`) and turns out to be faster. Matrix units (AMX) are used by OpenVINO alone. For bf16
+        on a CPU, it is OpenVINO where that is installed and the network is given by its name.
+        "compile" is what torch.compile makes of the network, which takes a minute or more at
+        first. The features are the same to the rounding of `precision`, and shared through the
+        store; those of bf16 among runs of one runtime.
     store : {"default", "memory"}, str, Path, FeatureStore or None, default="default"
         Where features are kept, so that no picture is forwarded twice: the user's cache folder,
         the memory of this process, the path of a file, a :class:`sktl.FeatureStore`, or nowhere.

@@ -6,7 +6,7 @@ import contextlib
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sktl.utils._quiet import Quiet
 
@@ -19,20 +19,20 @@ __all__ = ["traced", "write_onnx"]
 _lock = threading.Lock()
 
 
-def traced(network: torch.nn.Module, pixels: torch.Tensor) -> Any:
+def traced(network: torch.nn.Module, pixels: torch.Tensor) -> torch.jit.ScriptModule:
     """What a network does with a batch, as a graph. Other threads can use other networks meanwhile.
 
     Parameters
     ----------
     network : nn.Module
-        The network, none of whose tensors requires a gradient.
+        The network.
     pixels : Tensor
         The batch.
 
     Returns
     -------
-    graph : torch.jit.ScriptFunction
-        Its constants are the network's tensors.
+    graph : torch.jit.ScriptModule
+        It shares the network's tensors.
 
     Raises
     ------
@@ -41,11 +41,11 @@ def traced(network: torch.nn.Module, pixels: torch.Tensor) -> Any:
     """
     import torch
 
-    def run(x: torch.Tensor) -> Any:  # a graph of modules would take three times as long to make
-        return network(x)
-
     with _lock, _without_warnings(), torch.no_grad():
-        return torch.jit.trace(run, pixels, check_trace=False)  # type: ignore[no-untyped-call]
+        graph: torch.jit.ScriptModule = torch.jit.trace(  # type: ignore[no-untyped-call]
+            network, pixels, check_trace=False
+        )
+    return graph
 
 
 def write_onnx(
