@@ -22,7 +22,7 @@ from sktl.engine._forward import Batch, forward
 from sktl.engine._network import Network
 from sktl.engine._prepare import n_crops
 from sktl.engine._recipe import Recipe
-from sktl.engine._runtime import Runtime
+from sktl.engine._runtime import Runtime, bf16_runtime
 from sktl.exceptions import WorkerWarning
 from sktl.images import ImageCollection
 
@@ -85,6 +85,8 @@ def extract(
         In the order of the chunks.
     """
     device = device or torch.device("cpu")
+    if bf16_runtime(network, recipe, device, runtime) == "torch":
+        runtime = "torch"  # in workers, too, whatever they have
     chunks = iter(chunks)
     some = next(chunks, None)
     if some is None:

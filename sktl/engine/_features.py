@@ -95,17 +95,17 @@ def compute_features(
     ImageDecodeError
         If `raise_early` and some headers are bad.
     """
-    rounding = bf16_runtime(network, recipe, device, runtime)
     how: dict[str, Any] = {
         "batch_size": batch_size,
         "device": device,
         "n_jobs": n_jobs,
-        "runtime": "torch" if rounding == "torch" else runtime,
+        "runtime": runtime,
     }
     with contextlib.nullcontext() if store is None else store.held():
         seen = [Seen(None)] * len(images) if store is None else see_pictures(images, store)
         first, inverse = _unique([picture.digest for picture in seen])
         distinct = images[first]
+        rounding = bf16_runtime(network, recipe, device, runtime)
         pictures = [seen[i] for i in first]
         shelf = _Shelf(pictures, network, recipe, store, keep, rounding)
 

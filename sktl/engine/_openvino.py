@@ -25,23 +25,14 @@ __all__ = ["OpenVinoRunner", "as_openvino", "is_out_of_reach"]
 _BATCH, _LARGER_BATCH = 2, 4
 _HEAVY = 10
 
-# Whether this process has used OpenVINO, and whether it was forked from one that had: there, the
-# threads that would compute are missing, and whoever asks for something waits forever.
-_is_used = _is_out_of_reach = False
+# The process that has used OpenVINO. In those that are forked from it, the threads that would
+# compute are missing, and whoever asks for something waits forever.
+_used_in: int | None = None
 
 
 def is_out_of_reach() -> bool:
-    """Whether OpenVINO cannot compute in this process, as it has in the one it was forked from."""
-    return _is_out_of_reach
-
-
-def _note_fork() -> None:
-    global _is_out_of_reach
-    _is_out_of_reach = _is_used or _is_out_of_reach
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_note_fork)
+    """Whether OpenVINO cannot compute in this process, as it has in one that it comes from."""
+    return _used_in not in (None, os.getpid())
 
 
 class OpenVinoRunner(Runner):
@@ -58,9 +49,9 @@ class OpenVinoRunner(Runner):
         *,
         uses_matrix_units: bool = False,
     ) -> None:
-        global _is_used
+        global _used_in
         super().__init__(export.backbone, export.recipe, device, step)
-        _is_used = True
+        _used_in = os.getpid()
         self.uses_matrix_units, self.keeps_waiting = uses_matrix_units, True
         core = importlib.import_module("openvino").Core()
         model = export.openvino.clone()

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from sktl.engine._database import among, checksum, chunks, description_of, is_intact
 
 __all__ = [
-    "DESCRIBED",
+    "DETAILS",
     "Described",
     "clear_rows",
     "describe_layers",
@@ -26,7 +26,7 @@ __all__ = [
     "write_rows",
 ]
 
-DESCRIBED = ("layer", "pooling", "image_size", "crops", "precision")
+DETAILS = ("layer", "pooling", "image_size", "crops", "precision")
 """What is told of a layer's description."""
 
 Described = tuple[bytes, str, str, str]
@@ -185,7 +185,7 @@ def describe_layers(db: sqlite3.Connection) -> list[dict[str, Any]]:
     records = []
     for backbone, description, hits, rows, size in found:
         details = description_of(description)
-        told = {name: details.get(name) for name in DESCRIBED}
+        told = {name: details.get(name) for name in DETAILS}
         counts = {"rows": rows, "bytes": int(size), "hits": hits}
         records.append({"backbone": backbone, **told, **counts})
     return records

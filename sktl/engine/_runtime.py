@@ -21,7 +21,7 @@ from sktl.engine._openvino import is_out_of_reach
 from sktl.engine._prepare import n_crops
 from sktl.engine._runner import CompiledRunner, Runner, TorchRunner
 from sktl.engine._three_products import has_matrix_units
-from sktl.exceptions import ParameterError
+from sktl.exceptions import MissingDependencyError, ParameterError
 from sktl.utils._optional import import_optional
 
 if TYPE_CHECKING:
@@ -107,7 +107,6 @@ def ready_runner(
     name are remembered, as the tensors of others can change.
     """
     if network.alias is None:
-        runtime = bf16_runtime(network, recipe, device, runtime) or runtime
         return make_runner(network.load(), recipe, device, runtime, **sizes)
     purpose = network.alias, recipe, str(device), runtime, sizes["step"]
     with _ready_lock:
@@ -150,8 +149,7 @@ def make_runner(
     runtime : {"auto", "torch", "compile", "onnxruntime", "openvino"}, default="auto"
         "auto" is PyTorch; on a CPU, for as many pictures as make it worth it, it goes on with
         OpenVINO, or else ONNX Runtime, if that is installed and :meth:`Runner.settle` has found it
-        to be faster. For bf16 on a CPU it is OpenVINO from the start, where
-        that is installed.
+        to be faster. For bf16 on a CPU it is OpenVINO from the start, where that is installed.
     n_images : int
         How many pictures will be forwarded.
     step : int
@@ -193,11 +191,12 @@ def make_runner(
 
 def _others(recipe: Recipe, device: torch.device) -> list[str]:
     """Runtimes beside PyTorch that are installed and do what is asked."""
-    if device.type != "cpu":
-        return []
-    able = [name for name in EXPORTED if recipe.precision in _PRECISIONS[name]]
-    able = [name for name in able if name != "openvino" or not is_out_of_reach()]
-    return [name for name in able if all(map(importlib.util.find_spec, _PACKAGES[name]))]
+    able = []
+    for name in EXPORTED:
+        with contextlib.suppress(ParameterError, MissingDependencyError):
+            check_runtime(name, recipe.precision, device)
+            able.append(name)
+    return able
 
 
 def bf16_runtime(
@@ -247,7 +246,7 @@ def _enough_for(runner: TorchRunner, n_images: int, n_threads: int, others: list
     return max(_WORTH_TIMING - 1, cost / seconds * (1 / saved + n_threads - 1))
 
 
-def check_runtime(runtime: Runtime, precision: str, device: torch.device) -> None:
+def check_runtime(runtime: str, precision: str, device: torch.device) -> None:
     """Raise an error if a runtime is not installed or does not do what is asked of it.
 
     Parameters

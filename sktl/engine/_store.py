@@ -30,7 +30,7 @@ from sktl.engine._digests import (
 from sktl.engine._exchange import labels_of, read_hdf5, write_hdf5
 from sktl.engine._hits import note_hits, write_hits
 from sktl.engine._rows import (
-    DESCRIBED,
+    DETAILS,
     clear_rows,
     describe_layers,
     evict,
@@ -346,7 +346,7 @@ class FeatureStore:
                     write_hits(db, self.path)
                 records = describe_layers(db)
                 size_of_file = file_bytes(db)
-        columns = ["backbone", *DESCRIBED, "rows", "bytes", "hits"]
+        columns = ["backbone", *DETAILS, "rows", "bytes", "hits"]
         frame = pd.DataFrame(records, columns=columns)
         frame.attrs = {"path": str(self.path), "bytes": size_of_file}
         return frame

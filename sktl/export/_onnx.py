@@ -23,6 +23,7 @@ from sktl.feature_extraction import CNNFeatures
 from sktl.images import as_images
 from sktl.neural_network import CNNClassifier
 from sktl.nn.pooling import pool
+from sktl.utils._files import replacing
 from sktl.utils._optional import import_optional
 from sktl.utils._sklearn import safe_indexing
 from sktl.utils._tracing import write_onnx
@@ -102,14 +103,10 @@ def export_onnx(estimator: Any, file: str | os.PathLike[str], X: Any) -> Path:
     pixels = [_pixels(X, estimator, way) for way in parts.inputs]
     names = ["pixels"] if len(pixels) == 1 else [f"pixels_{i}" for i in range(len(pixels))]
     # A file that was there stays, unless this one holds what it promises.
-    draft = target.with_name(f".{target.name}.draft")
-    try:
+    with replacing(target) as draft:
         _write(graph, pixels, names, draft)
         _describe(draft, names, parts, estimator.classes_)
         _compare(draft, names, pixels, estimator, X)
-        draft.replace(target)
-    finally:
-        draft.unlink(missing_ok=True)
     return target
 
 
