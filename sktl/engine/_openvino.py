@@ -6,13 +6,13 @@ import importlib
 import math
 import os
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from sktl.engine._runner import Runner, joined
-from sktl.engine._three_products import in_three_products
 from sktl.utils._tracing import traced
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ def is_out_of_reach() -> bool:
 class OpenVinoRunner(Runner):
     """OpenVINO, on the CPU: one core a call.
 
-    It computes batches of one size, as it prepares more of a model whose shapes are known.
+    It computes batches of one size, as it prepares more of a model whose shapes are known. What
+    makes another model of its model, for speed, is `rewrite`.
     """
 
     def __init__(
@@ -46,17 +47,16 @@ class OpenVinoRunner(Runner):
         export: Export,
         device: torch.device,
         step: int,
-        *,
-        uses_matrix_units: bool = False,
+        rewrite: Callable[[Any, Any], Any] | None = None,
     ) -> None:
         global _used_in
         super().__init__(export.backbone, export.recipe, device, step)
         _used_in = os.getpid()
-        self.uses_matrix_units, self.keeps_waiting = uses_matrix_units, True
+        self.rewrite, self.keeps_waiting = rewrite, True
         core = importlib.import_module("openvino").Core()
         model = export.openvino.clone()
-        if uses_matrix_units:
-            model = in_three_products(core, model)
+        if rewrite is not None:
+            model = rewrite(core, model)
         options = {
             "INFERENCE_PRECISION_HINT": "bf16" if self.recipe.precision == "bf16" else "f32",
             "PERFORMANCE_HINT": "THROUGHPUT",

@@ -6,6 +6,7 @@ import contextlib
 import math
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,7 +26,15 @@ if TYPE_CHECKING:
     from sktl.backbones import Backbone, Preprocessing
     from sktl.engine._recipe import Recipe
 
-__all__ = ["CompiledRunner", "Pixels", "Runner", "TorchRunner", "fitting", "joined"]
+__all__ = [
+    "CompiledRunner",
+    "Pixels",
+    "Runner",
+    "TorchRunner",
+    "fitting",
+    "joined",
+    "times_of",
+]
 
 Array = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8] | torch.Tensor
@@ -33,6 +42,10 @@ Pixels = npt.NDArray[np.uint8] | torch.Tensor
 
 # Bytes that the maps of a layer may take on a CPU, for the next layer to find them in the caches.
 _CACHED = 20 << 20
+# Seconds beside which warming up is little, so that a step is timed once; and what part of
+# another's time a runner has to take for there to be no doubt.
+_LONG = 0.25
+_CLEARLY = 2 / 3
 
 
 class Launched(NamedTuple):
@@ -221,3 +234,26 @@ class CompiledRunner(TorchRunner):
     def _halve(self, n: int) -> None:
         super()._halve(n)
         self._largest = 0  # there is no room for what was compiled
+
+
+def times_of(runners: Sequence[Runner]) -> list[float]:
+    """Seconds for one step of each of one or two.
+
+    They take turns, so that what else the machine does slows both of them, and each has its best
+    turn counted: of up to three, as long as the turns are short and there is doubt.
+    """
+    best = [math.inf] * len(runners)
+    for _ in range(3):
+        best = [min(s, _time_of(runner)) for s, runner in zip(best, runners, strict=True)]
+        if min(best) > _LONG or min(best) < _CLEARLY * max(best):
+            break
+    return best
+
+
+def _time_of(runner: Runner) -> float:
+    """Seconds for one step."""
+    size = runner.preprocessing.size
+    pixels = np.zeros((max(1, runner.step), 1, size, size, 3), np.uint8)
+    start = time.perf_counter()
+    runner(pixels)
+    return time.perf_counter() - start

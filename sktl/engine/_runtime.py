@@ -8,19 +8,18 @@ import importlib.util
 import math
 import os
 import threading
-import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
 
 from sktl.backbones._registry import ON_CLEAR
 from sktl.engine._exported import EXPORTED, Export, exported
 from sktl.engine._openvino import is_out_of_reach
 from sktl.engine._prepare import n_crops
-from sktl.engine._runner import CompiledRunner, Runner, TorchRunner
+from sktl.engine._runner import CompiledRunner, Runner, TorchRunner, times_of
 from sktl.engine._three_products import has_matrix_units
+from sktl.engine._winograd import part_in_tiles
 from sktl.exceptions import MissingDependencyError, ParameterError
 from sktl.utils._optional import import_optional
 
@@ -49,17 +48,15 @@ _PRECISIONS = {
 _PACKAGES = {"onnxruntime": ("onnx", "onnxruntime"), "openvino": ("openvino",)}
 # Finding what can be fused costs as much as a few pictures.
 _WORTH_FUSING = 32
-# Finding out how long a picture takes costs as much as eight of them.
+# Finding out how long a picture takes costs as much as a dozen of them.
 _WORTH_TIMING = 256
 # Seconds of a core that exporting a network and timing it against PyTorch takes, with something to
 # spare: at least so many, and more for each of its modules and each byte of its weights.
 _EXPORTING, _PER_MODULE, _PER_BYTE = 1.0, 6e-3, 2e-8
-# Part of the time of forwarding that is saved, or more; and with matrix units.
-_SAVED, _SAVED_WITH_MATRIX_UNITS = 0.2, 0.5
-# Seconds beside which warming up is little, so that a step is timed once; what part of another's
-# time a runner has to take for there to be no doubt; and for a third one not to be worth exporting.
-_LONG = 0.25
-_CLEARLY = 2 / 3
+# Part of the time of forwarding that is saved, or more; with matrix units; and without, of those
+# convolutions that are computed in tiles, beside it.
+_SAVED, _SAVED_WITH_MATRIX_UNITS, _SAVED_IN_TILES = 0.2, 0.5, 0.3
+# What part of another's time a runner has to take for a third one not to be worth exporting.
 _FASTER = 0.95
 
 _FORKED = (
@@ -235,13 +232,13 @@ def _enough_for(runner: TorchRunner, n_images: int, n_threads: int, others: list
         return math.inf
     if n_images < _WORTH_TIMING:
         return _WORTH_TIMING - 1
-    seconds = _time_of(runner)
-    if seconds < _LONG:
-        seconds = min(seconds, _time_of(runner))
+    [seconds] = times_of([runner])
     seconds *= n_crops(runner.recipe.crops) / runner.step  # of a picture
     cost = _EXPORTING + _PER_MODULE * runner.n_modules + _PER_BYTE * runner.n_bytes
-    has_units = "openvino" in others and has_matrix_units()
-    saved = _SAVED_WITH_MATRIX_UNITS if has_units else _SAVED
+    saved = _SAVED
+    if "openvino" in others:
+        saved += _SAVED_IN_TILES * part_in_tiles(runner.network)
+        saved = _SAVED_WITH_MATRIX_UNITS if has_matrix_units() else saved
     # While one thread exports, the others go on, and save nothing yet.
     return max(_WORTH_TIMING - 1, cost / seconds * (1 / saved + n_threads - 1))
 
@@ -301,7 +298,7 @@ class _FastestRunner(Runner):
         for name in others:
             with contextlib.suppress(ParameterError):
                 runner = exported(name, self._export, self.device, self.step)
-                before, after = _times_of([self.fastest, runner])
+                before, after = times_of([self.fastest, runner])
                 if after < before:
                     self.fastest = runner
                 if after < _FASTER * before:
@@ -311,26 +308,3 @@ class _FastestRunner(Runner):
 
     def _run(self, x: torch.Tensor) -> list[torch.Tensor]:
         return self.fastest._run(x)
-
-
-def _times_of(runners: list[Runner]) -> list[float]:
-    """Seconds for one step of each of two.
-
-    They take turns, so that what else the machine does slows both of them, and each has its best
-    turn counted: of up to three, as long as the turns are short and there is doubt.
-    """
-    best = [math.inf] * len(runners)
-    for _ in range(3):
-        best = [min(s, _time_of(runner)) for s, runner in zip(best, runners, strict=True)]
-        if min(best) > _LONG or min(best) < _CLEARLY * max(best):
-            break
-    return best
-
-
-def _time_of(runner: Runner) -> float:
-    """Seconds for one step."""
-    size = runner.preprocessing.size
-    pixels = np.zeros((max(1, runner.step), 1, size, size, 3), np.uint8)
-    start = time.perf_counter()
-    runner(pixels)
-    return time.perf_counter() - start

@@ -251,7 +251,7 @@ def export_soon(monkeypatch):
 @pytest.mark.parametrize("fastest", KINDS)
 def test_many_pictures_go_to_the_runtime_that_is_found_to_be_fastest(monkeypatch, used, fastest):
     export_soon(monkeypatch)
-    monkeypatch.setattr(_runtime, "_time_of", lambda runner: 2 - isinstance(runner, fastest))
+    monkeypatch.setattr(_runner, "_time_of", lambda runner: 2 - isinstance(runner, fastest))
     pixels = np.zeros((2, 1, 24, 24, 3), np.uint8)
     args = small(), Recipe(), torch.device("cpu")
     runner = _runtime.make_runner(*args, n_images=256, step=4)
@@ -264,7 +264,7 @@ def test_many_pictures_go_to_the_runtime_that_is_found_to_be_fastest(monkeypatch
     assert used == [fastest.__name__], "settled once"
     used.clear()
     monkeypatch.setattr(_runtime, "_EXPORTING", 1)
-    monkeypatch.setattr(_runtime, "_time_of", lambda runner: 4 / 50)
+    monkeypatch.setattr(_runner, "_time_of", lambda runner: 4 / 50)
     for n, most in ((31, 31), (255, 255), (256, 300), (300, 300), (301, math.inf)):
         runner = _runtime.make_runner(*args, n_images=n, step=4, n_threads=2)
         assert runner.most == pytest.approx(most, rel=1e-3)
@@ -307,7 +307,7 @@ def test_steps_of_one_crop_give_the_same(monkeypatch, runtime):
 def test_what_was_found_to_be_fastest_is_remembered(monkeypatch, used):
     monkeypatch.setattr(_runtime, "_WORTH_TIMING", 40)
     export_soon(monkeypatch)
-    monkeypatch.setattr(_runtime, "_time_of", lambda runner: 3 - KINDS.index(type(runner)))
+    monkeypatch.setattr(_runner, "_time_of", lambda runner: 3 - KINDS.index(type(runner)))
     features = CNNFeatures("resnet18", weights=None, image_size=32, store=None)
     one = features.fit_transform(pictures(40))
     assert "OpenVinoRunner" in used
@@ -345,15 +345,15 @@ def test_an_export_that_holds_for_one_batch_size_alone_is_refused():
 )
 def test_runners_are_timed_until_there_is_no_doubt(monkeypatch, times, turns):
     timed = []
-    monkeypatch.setattr(_runtime, "_time_of", lambda runner: timed.append(runner) or runner)
-    assert _runtime._times_of(list(times)) == list(times)
+    monkeypatch.setattr(_runner, "_time_of", lambda runner: timed.append(runner) or runner)
+    assert _runner.times_of(list(times)) == list(times)
     assert timed == [*times] * turns, "in turns"
 
 
 def test_timing_a_runner_runs_it(used):
     cpu = torch.device("cpu")
     runner = _runtime.make_runner(small(), Recipe(), cpu, "torch", n_images=4, step=4)
-    assert 0 < _runtime._time_of(runner) < 60
+    assert 0 < _runner._time_of(runner) < 60
     assert used == ["TorchRunner"]
 
 

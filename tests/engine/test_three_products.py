@@ -9,7 +9,7 @@ from torch import nn
 
 from sktl import CNNFeatures
 from sktl.backbones import Backbone, Preprocessing
-from sktl.engine import Recipe, _exported, _runtime, _three_products
+from sktl.engine import Recipe, _exported, _runner, _runtime, _three_products
 from sktl.engine._exported import Export, exported
 
 CPU = torch.device("cpu")
@@ -77,7 +77,8 @@ def test_products_add_up_to_those_of_float32(monkeypatch):
     )
     # first, second, what the scaled one has become, and gated
     assert cut() == [(128, 1), (128, 2), (256, 1), (320, 1)]
-    assert [one.uses_matrix_units for one in (split, plain, rough)] == [True, False, False]
+    ways = [one.rewrite for one in (split, plain, rough)]
+    assert ways == [_three_products.in_three_products, None, None]
     far = [distances(one._run(x)[0].flatten(1).numpy(), exact) for one in (split, plain)]
     assert far[0].max() < 1e-5
     assert far[1].max() < 1e-6
@@ -121,7 +122,7 @@ def test_several_layers_and_ten_crops(monkeypatch):
 @pytest.mark.parametrize("name", ["_VERSION", "_TYPES"])
 def test_a_release_without_what_it_takes_computes_in_float32(monkeypatch, name):
     monkeypatch.setattr(_three_products, name, {"_VERSION": "unknown", "_TYPES": {}}[name])
-    assert not runner(monkeypatch, in_products=True).uses_matrix_units
+    assert runner(monkeypatch, in_products=True).rewrite is None
 
 
 def test_rough_sums_are_noticed(monkeypatch):
@@ -133,7 +134,7 @@ def test_rough_sums_are_noticed(monkeypatch):
         return tensor
 
     monkeypatch.setattr(_three_products, "_weights", weights)
-    assert not runner(monkeypatch, in_products=True).uses_matrix_units
+    assert runner(monkeypatch, in_products=True).rewrite is None
 
 
 @pytest.mark.parametrize(("has", "enough"), [(True, 400), (False, 1000)])
@@ -141,7 +142,7 @@ def test_exporting_is_worth_it_sooner_with_matrix_units(monkeypatch, has, enough
     for name in ("_PER_MODULE", "_PER_BYTE"):
         monkeypatch.setattr(_runtime, name, 0)
     monkeypatch.setattr(_runtime, "has_matrix_units", lambda: has)
-    monkeypatch.setattr(_runtime, "_time_of", lambda runner: 4 / 200)
+    monkeypatch.setattr(_runner, "_time_of", lambda runner: 4 / 200)
     one, other = (
         _runtime.make_runner(own(), Recipe(), CPU, n_images=n, step=4) for n in (enough, enough + 1)
     )
