@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sktl.engine._fuse import is_same
-from sktl.engine._openvino import OpenVinoRunner, as_openvino
-from sktl.engine._runner import Runner, times_of
+from sktl.engine._openvino import OpenVinoRunner, as_openvino, of_pixels
+from sktl.engine._runner import Pixels, Runner, times_of
 from sktl.engine._three_products import has_matrix_units, in_three_products
 from sktl.engine._winograd import in_tiles, most_in_tiles
 from sktl.exceptions import ParameterError
@@ -102,8 +102,9 @@ class Export:
 
     @functools.cached_property
     def openvino(self) -> Any:
-        """The network as a model of OpenVINO."""
-        return as_openvino(self.network(), self.noise(2, seed=0))
+        """The network as a model of OpenVINO, for pixels."""
+        model = as_openvino(self.network(), self._noise(2, seed=0))
+        return of_pixels(model, self.backbone.preprocessing.mean, self.backbone.preprocessing.std)
 
     @functools.cached_property
     def onnx(self) -> Path:
@@ -112,20 +113,29 @@ class Export:
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         file = Path(folder, "network.onnx")
         names = [f"layer_{i}" for i in range(len(self.recipe.layers))]
-        write_onnx(self.network(), [self.noise(2, seed=0)], file, inputs=["x"], outputs=names)
+        write_onnx(self.network(), [self._noise(2, seed=0)], file, inputs=["x"], outputs=names)
         return file
 
-    def noise(self, n: int, *, seed: int) -> torch.Tensor:
+    def _noise(self, n: int, *, seed: int) -> torch.Tensor:
         """(n, 3, size, size) numbers from 0 to 1."""
         size = self.backbone.preprocessing.at_size(self.recipe.image_size).size
         return noise(n, size, seed=seed)
 
     @functools.cached_property
-    def samples(self) -> list[tuple[torch.Tensor, list[torch.Tensor]]]:
-        """Some pictures, and what the network makes of them."""
-        network = self.network()
-        with torch.inference_mode(), full_float32("cpu"):
-            return [(x, network(x)) for x in (self.noise(n, seed=n) for n in (1, 3))]
+    def samples(self) -> list[tuple[Pixels, list[torch.Tensor]]]:
+        """Pixels of some pictures, and what the network makes of them."""
+        network, preprocessing = self.network(), self.backbone.preprocessing
+        mean, std = (
+            torch.tensor(values).view(1, 3, 1, 1)
+            for values in (preprocessing.mean, preprocessing.std)
+        )
+        samples: list[tuple[Pixels, list[torch.Tensor]]] = []
+        for n in (1, 3):
+            x = (self._noise(n, seed=n) * 256).byte()
+            pixels = x.permute(0, 2, 3, 1)[:, None].numpy()
+            with torch.inference_mode(), full_float32("cpu"):
+                samples.append((pixels, network((x / 255 - mean) / std)))
+        return samples
 
 
 def _check(runner: Runner, export: Export, tolerance: float) -> None:
@@ -138,15 +148,15 @@ def _check(runner: Runner, export: Export, tolerance: float) -> None:
         samples = export.samples
     except Exception as error:
         raise ParameterError(f"{name} cannot be checked: {error}") from error
-    for x, expected in samples:
+    for pixels, expected in samples:
         try:
-            same = is_same(expected, runner._run(x), tolerance, least=1e-6)
+            same = is_same(expected, runner.maps(pixels), tolerance, least=1e-6)
         except Exception as error:
             raise ParameterError(
                 f"{name} cannot be exported for batches of any size: {error}"
             ) from error
         if not same:
             raise ParameterError(
-                f"{name} gives other numbers for {len(x)} pictures when exported; use "
+                f"{name} gives other numbers for {len(pixels)} pictures when exported; use "
                 'runtime="torch"'
             )

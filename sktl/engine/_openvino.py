@@ -6,19 +6,20 @@ import importlib
 import math
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from sktl.engine._runner import Runner, joined
+from sktl.engine._runner import Pixels, Runner, joined
 from sktl.utils._tracing import traced
 
 if TYPE_CHECKING:
     from sktl.engine._exported import Export
 
-__all__ = ["OpenVinoRunner", "as_openvino", "is_out_of_reach"]
+__all__ = ["OpenVinoRunner", "as_openvino", "is_out_of_reach", "of_pixels"]
 
 # Crops at once; more where the weights take that many times the memory of the largest map, as
 # fetching them takes a part of the time then.
@@ -67,17 +68,18 @@ class OpenVinoRunner(Runner):
         self._batch = int(self._compiled.input().get_shape()[0])
         self._local = threading.local()
 
-    def _run(self, x: torch.Tensor) -> list[torch.Tensor]:
+    def maps(self, pixels: Pixels) -> list[torch.Tensor]:
         if not hasattr(self._local, "request"):
             self._local.request = self._compiled.create_infer_request()
-        parts = [self._infer(some) for some in torch.split(x, self._batch)]
+        pixels = np.ascontiguousarray(pixels).reshape(-1, *pixels.shape[2:])
+        starts = range(0, len(pixels), self._batch)
+        parts = [self._infer(pixels[i : i + self._batch]) for i in starts]
         return [joined(maps) for maps in zip(*parts, strict=True)]
 
-    def _infer(self, x: torch.Tensor) -> list[torch.Tensor]:
-        n = len(x)
+    def _infer(self, pixels: npt.NDArray[np.uint8]) -> list[torch.Tensor]:
+        n = len(pixels)
         if n < self._batch:
-            x = torch.cat([x, x[:1].expand(self._batch - n, -1, -1, -1)])
-        pixels = x.permute(0, 2, 3, 1).contiguous().numpy()
+            pixels = np.concatenate([pixels, np.repeat(pixels[:1], self._batch - n, axis=0)])
         arrays = self._local.request.infer([pixels], share_inputs=True)
         return [torch.from_numpy(np.array(arrays[out][:n])) for out in self._compiled.outputs]
 
@@ -95,8 +97,8 @@ def as_openvino(network: torch.nn.Module, pixels: torch.Tensor) -> Any:
     Returns
     -------
     model : openvino.Model
-        For batches of a size that suits it, of shape (size, size, 3) each. Its constants are the
-        network's tensors.
+        For batches of a size that suits it, float32 and of shape (size, size, 3) each. Its
+        constants are the network's tensors.
 
     Raises
     ------
@@ -121,6 +123,16 @@ def as_openvino(network: torch.nn.Module, pixels: torch.Tensor) -> Any:
     model = steps.build()
     passes.apply_moc_transformations(model, False)  # batch normalisations become convolutions'
     return model
+
+
+def of_pixels(model: Any, mean: Sequence[float], std: Sequence[float]) -> Any:
+    """The model of a network as one that takes uint8 pixels and normalises them itself."""
+    openvino = importlib.import_module("openvino")
+    steps = openvino.preprocess.PrePostProcessor(model)
+    steps.input().tensor().set_element_type(openvino.Type.u8)
+    scaled = steps.input().preprocess().convert_element_type(openvino.Type.f32)
+    scaled.mean([255 * value for value in mean]).scale([255 * value for value in std])
+    return steps.build()
 
 
 def _sizes(model: Any) -> tuple[int, int]:

@@ -129,6 +129,10 @@ class Runner:
     def settle(self) -> None:
         """Find out what is fastest. Other threads can call the runner meanwhile."""
 
+    def maps(self, pixels: Pixels) -> list[torch.Tensor]:
+        """(n, n_crops, H, W, 3) uint8 to maps of n * n_crops pictures, one batch a layer."""
+        return self._run(self._normalised(pixels))
+
     def _run(self, x: torch.Tensor) -> list[torch.Tensor]:
         """(n, 3, H, W) normalised pictures to maps."""
         raise NotImplementedError
@@ -136,7 +140,7 @@ class Runner:
     def _pooled(self, pixels: Pixels) -> list[torch.Tensor]:
         n, crops = pixels.shape[:2]
         results = []
-        for maps in self._run(self._normalised(pixels)):
+        for maps in self.maps(pixels):
             values = pool(maps.float(), self.recipe.pooling)
             # (n * k, ...) -> (n, k, ...), then the mean over the crops
             results.append(values.reshape(n, crops, *values.shape[1:]).mean(1))

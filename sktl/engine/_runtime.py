@@ -17,7 +17,7 @@ from sktl.backbones._registry import ON_CLEAR
 from sktl.engine._exported import EXPORTED, Export, exported
 from sktl.engine._openvino import is_out_of_reach
 from sktl.engine._prepare import n_crops
-from sktl.engine._runner import CompiledRunner, Runner, TorchRunner, times_of
+from sktl.engine._runner import CompiledRunner, Pixels, Runner, TorchRunner, times_of
 from sktl.engine._three_products import has_matrix_units
 from sktl.engine._winograd import part_in_tiles
 from sktl.exceptions import MissingDependencyError, ParameterError
@@ -306,5 +306,5 @@ class _FastestRunner(Runner):
         del self._export
         self.keeps_waiting = self.fastest.keeps_waiting
 
-    def _run(self, x: torch.Tensor) -> list[torch.Tensor]:
-        return self.fastest._run(x)
+    def maps(self, pixels: Pixels) -> list[torch.Tensor]:
+        return self.fastest.maps(pixels)

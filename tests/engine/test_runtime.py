@@ -226,11 +226,11 @@ def used(monkeypatch):
     names = []
     for kind in KINDS:
 
-        def run(self, x, *, run=kind._run):
+        def maps(self, pixels, *, maps=kind.maps):
             names.append(type(self).__name__)
-            return run(self, x)
+            return maps(self, pixels)
 
-        monkeypatch.setattr(kind, "_run", run)
+        monkeypatch.setattr(kind, "maps", maps)
     return names
 
 

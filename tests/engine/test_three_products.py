@@ -11,8 +11,11 @@ from sktl import CNNFeatures
 from sktl.backbones import Backbone, Preprocessing
 from sktl.engine import Recipe, _exported, _runner, _runtime, _three_products
 from sktl.engine._exported import Export, exported
+from sktl.engine._openvino import as_openvino
 
 CPU = torch.device("cpu")
+FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}
+MEAN, STD = (torch.tensor(v).view(3, 1, 1) for v in ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4)))
 
 
 class Shared(nn.Module):
@@ -44,7 +47,12 @@ class Shared(nn.Module):
 
 def own(module=None):
     module = module or Shared()
-    return Backbone(module.eval(), preprocessing=Preprocessing(size=32, resize=32))
+    scaled = {"mean": tuple(MEAN.flatten().tolist()), "std": tuple(STD.flatten().tolist())}
+    return Backbone(module.eval(), preprocessing=Preprocessing(size=32, resize=32, **scaled))
+
+
+def drawn(n):
+    return np.random.default_rng(n).integers(0, 256, (n, 1, 32, 32, 3), dtype=np.uint8)
 
 
 def runner(monkeypatch, *, in_products, precision="auto"):
@@ -68,9 +76,10 @@ def distances(found, exact):
 
 
 def test_products_add_up_to_those_of_float32(monkeypatch):
-    x = torch.randn((7, 3, 32, 32), generator=torch.Generator().manual_seed(1))
+    pixels = drawn(7)
+    x = (torch.from_numpy(pixels[:, 0]).permute(0, 3, 1, 2).double() / 255 - MEAN) / STD
     with torch.inference_mode():
-        exact = Shared().double()(x.double()).flatten(1).numpy()
+        exact = Shared().double()(x).flatten(1).numpy()
     split, plain, rough = (
         runner(monkeypatch, in_products=way, precision=precision)
         for way, precision in ((True, "auto"), (False, "auto"), (True, "bf16"))
@@ -79,25 +88,32 @@ def test_products_add_up_to_those_of_float32(monkeypatch):
     assert cut() == [(128, 1), (128, 2), (256, 1), (320, 1)]
     ways = [one.rewrite for one in (split, plain, rough)]
     assert ways == [_three_products.in_three_products, None, None]
-    far = [distances(one._run(x)[0].flatten(1).numpy(), exact) for one in (split, plain)]
+    far = [distances(one.maps(pixels)[0].flatten(1).numpy(), exact) for one in (split, plain)]
     assert far[0].max() < 1e-5
     assert far[1].max() < 1e-6
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1e6])
-def test_numbers_of_any_size(monkeypatch, scale):
-    x = torch.rand((2, 3, 32, 32), generator=torch.Generator().manual_seed(1))
-    one, other = (runner(monkeypatch, in_products=way)._run(x * scale)[0] for way in (True, False))
+def test_numbers_of_any_size(scale):
+    x = scale * torch.rand((2, 3, 32, 32), generator=torch.Generator().manual_seed(1))
+    core = openvino.Core()
+    model = as_openvino(Export(own(), Recipe(("end",))).network(), x)
+    split = _three_products.in_three_products(core, model.clone())
+    pictures = x.permute(0, 2, 3, 1).contiguous().numpy()
+    one, other = (
+        torch.from_numpy(core.compile_model(way, "CPU", FLOAT32)([pictures])[0])
+        for way in (split, model)
+    )
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5 * float(other.abs().max()))
 
 
 @pytest.mark.parametrize("n", [1, 3, 4, 9])
 def test_batches_of_any_size_give_the_same_bits(monkeypatch, n):
-    x = torch.rand((n, 3, 32, 32), generator=torch.Generator().manual_seed(n))
+    pixels = drawn(n)
     one = runner(monkeypatch, in_products=True)
-    together = one._run(x)[0]
+    together = one.maps(pixels)[0]
     assert len(together) == n
-    np.testing.assert_array_equal(together, torch.cat([one._run(row[None])[0] for row in x]))
+    np.testing.assert_array_equal(together, torch.cat([one.maps(row[None])[0] for row in pixels]))
 
 
 def test_features_of_real_pictures(monkeypatch):

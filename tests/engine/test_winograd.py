@@ -139,10 +139,12 @@ def test_batches_of_any_size_give_the_same_bits(monkeypatch, n):
     recipe = Recipe(("last",), pooling="flatten")
     runner = exported("openvino", Export(own(Several()), recipe), CPU, 4)
     assert runner.rewrite is _winograd.in_tiles
-    x = torch.rand((n, 3, 44, 44), generator=torch.Generator().manual_seed(n))
-    together = runner._run(x)[0]
+    pixels = np.random.default_rng(n).integers(0, 256, (n, 1, 44, 44, 3), dtype=np.uint8)
+    together = runner.maps(pixels)[0]
     assert len(together) == n
-    np.testing.assert_array_equal(together, torch.cat([runner._run(row[None])[0] for row in x]))
+    np.testing.assert_array_equal(
+        together, torch.cat([runner.maps(row[None])[0] for row in pixels])
+    )
 
 
 @pytest.mark.parametrize("layer", ["features.1", "features.20", ["features.7", "classifier.3"]])
