@@ -64,6 +64,7 @@ class OpenVinoRunner(Runner):
             # Threads that may not leave their core wait there for those that decode.
             "ENABLE_CPU_PINNING": False,
         }
+        self.n_bytes = 2 * _sizes(model)[0]  # as they are, and as its programs want them
         self._compiled = core.compile_model(model, "CPU", options)
         self._batch = int(self._compiled.input().get_shape()[0])
         self._local = threading.local()

@@ -17,6 +17,7 @@ import torch
 
 from sktl.engine._fuse import fuse
 from sktl.engine._prepare import n_crops
+from sktl.engine._winograd import part_in_tiles
 from sktl.exceptions import BatchSizeWarning
 from sktl.nn.pooling import pool
 from sktl.utils._devices import empty_cache, is_out_of_memory
@@ -74,6 +75,7 @@ class Runner:
     def __init__(self, backbone: Backbone, recipe: Recipe, device: torch.device, step: int) -> None:
         self.recipe, self.device, self.step = recipe, device, step
         self._lock, self._has_halved = threading.Lock(), False
+        self.n_bytes = 0  # of what it keeps of the network
         self.most = math.inf  # pictures; for more, another runner would be worth making
         self.keeps_waiting = False  # whoever calls it, as other threads compute
         self.preprocessing: Preprocessing = backbone.preprocessing.at_size(recipe.image_size)
@@ -190,6 +192,7 @@ class TorchRunner(Runner):
         )
         self.n_bytes = sum(p.nbytes for p in self.network.parameters())
         self.n_modules = sum(1 for _ in self.network.modules())
+        self.part_in_tiles = part_in_tiles(self.network)
         self.dtype = next((p.dtype for p in self.network.parameters()), torch.float32)
         self._at_once = sys.maxsize
         if recipe.precision == "auto" and is_worth_fusing:

@@ -19,7 +19,6 @@ from sktl.engine._openvino import is_out_of_reach
 from sktl.engine._prepare import n_crops
 from sktl.engine._runner import CompiledRunner, Pixels, Runner, TorchRunner, times_of
 from sktl.engine._three_products import has_matrix_units
-from sktl.engine._winograd import part_in_tiles
 from sktl.exceptions import MissingDependencyError, ParameterError
 from sktl.utils._optional import import_optional
 
@@ -67,7 +66,7 @@ _FORKED = (
 # The runners used last, and what each is for: as many as work one after the other on the same
 # pictures, unless they are large.
 _READY_MOST, _READY_BYTES = 3, 500_000_000
-_ready: OrderedDict[Any, tuple[Runner, int]] = OrderedDict()
+_ready: OrderedDict[Any, Runner] = OrderedDict()
 _ready_lock = threading.Lock()
 
 
@@ -107,20 +106,20 @@ def ready_runner(
         return make_runner(network.load(), recipe, device, runtime, **sizes)
     purpose = network.alias, recipe, str(device), runtime, sizes["step"]
     with _ready_lock:
-        if purpose in _ready and sizes["n_images"] <= _ready[purpose][0].most:
+        if purpose in _ready and sizes["n_images"] <= _ready[purpose].most:
             _ready.move_to_end(purpose)
-            return _ready[purpose][0]
+            return _ready[purpose]
         _ready.pop(purpose, None)
         backbone = network.load()
         n_bytes = sum(parameter.nbytes for parameter in backbone.module.parameters())
         # Their memory is let go of before the next one is made.
         while _ready and (
             len(_ready) >= _READY_MOST
-            or n_bytes + sum(other for _, other in _ready.values()) > _READY_BYTES
+            or n_bytes + sum(other.n_bytes for other in _ready.values()) > _READY_BYTES
         ):
             _ready.popitem(last=False)
-        _ready[purpose] = make_runner(backbone, recipe, device, runtime, **sizes), n_bytes
-        return _ready[purpose][0]
+        _ready[purpose] = make_runner(backbone, recipe, device, runtime, **sizes)
+        return _ready[purpose]
 
 
 def make_runner(
@@ -237,7 +236,7 @@ def _enough_for(runner: TorchRunner, n_images: int, n_threads: int, others: list
     cost = _EXPORTING + _PER_MODULE * runner.n_modules + _PER_BYTE * runner.n_bytes
     saved = _SAVED
     if "openvino" in others:
-        saved += _SAVED_IN_TILES * part_in_tiles(runner.network)
+        saved += _SAVED_IN_TILES * runner.part_in_tiles
         saved = _SAVED_WITH_MATRIX_UNITS if has_matrix_units() else saved
     # While one thread exports, the others go on, and save nothing yet.
     return max(_WORTH_TIMING - 1, cost / seconds * (1 / saved + n_threads - 1))
@@ -289,6 +288,7 @@ class _FastestRunner(Runner):
     def __init__(self, runner: Runner, export: Export, others: list[str]) -> None:
         super().__init__(export.backbone, runner.recipe, runner.device, runner.step)
         self.fastest, self._export, self._others = runner, export, others
+        self.n_bytes = runner.n_bytes
 
     def settle(self) -> None:
         with self._lock:
@@ -304,7 +304,7 @@ class _FastestRunner(Runner):
                 if after < _FASTER * before:
                     break
         del self._export
-        self.keeps_waiting = self.fastest.keeps_waiting
+        self.keeps_waiting, self.n_bytes = self.fastest.keeps_waiting, self.fastest.n_bytes
 
     def maps(self, pixels: Pixels) -> list[torch.Tensor]:
         return self.fastest.maps(pixels)

@@ -4,7 +4,7 @@ A tile of 4 x 4 results takes 144 multiplications a channel. With matrices A, B 
 numbers, the tile is A' (G w G' * B' d B) A, of the 3 x 3 weights w and the 6 x 6 numbers d that it
 depends on, where * multiplies number by number: 36 multiplications, as G w G' is computed once.
 Summed over the channels they are 36 products of matrices, which are what cores are best at. The
-results are float32's but for some 1e-6 of them.
+results are float32's but for some 1e-6 of a tile's.
 
 Winograd, "Arithmetic Complexity of Computations", SIAM 1980; Lavin and Gray, "Fast Algorithms for
 Convolutional Neural Networks", CVPR 2016, arXiv:1509.09308, whose F(4 x 4, 3 x 3) it is.
@@ -42,8 +42,10 @@ _FEWEST_TILES = 16
 # Bytes of the tiles that are computed one after the other, for the next step to find them in the
 # caches.
 _CACHED = 3 << 20
-# What part of all multiplications of convolutions most of them is.
-_MOST = 0.7
+# At larger pictures, more at once, as each part makes the model longer.
+_MOST_PARTS = 64
+# What part of all multiplications of convolutions some of them are, and most of them.
+_SOME, _MOST = 0.15, 0.7
 
 
 class _Rows(NamedTuple):
@@ -53,15 +55,17 @@ class _Rows(NamedTuple):
     places: Places  # (n, height, width): the row of each place
 
 
-def in_tiles(core: Any, model: Any) -> Any:
+def in_tiles(core: Any, model: Any, *, least: float = _SOME) -> Any:
     """A float32 model with its 3 x 3 convolutions computed in tiles.
 
     Parameters
     ----------
     core : openvino.Core
-        What is to compile it.
+        What is to compile it. Any will do.
     model : openvino.Model
         The model, for batches of one size. It is changed.
+    least : float, default=0.15
+        What part of all multiplications of convolutions has to be in those.
 
     Returns
     -------
@@ -71,13 +75,13 @@ def in_tiles(core: Any, model: Any) -> Any:
     Raises
     ------
     Exception
-        If no convolution is worth it, or this release of OpenVINO has other names for what is
-        needed.
+        If too few multiplications are in convolutions for which it pays, or this release of
+        OpenVINO has other names for what is needed.
     """
     convolutions = [op for op in model.get_ordered_ops() if op.get_type_name() == "Convolution"]
     worth_it = [op for op in convolutions if _is_worth_it(op)]
-    if not worth_it:
-        raise ValueError("no convolution is worth it")
+    if sum(map(_multiplications, worth_it)) <= least * sum(map(_multiplications, convolutions)):
+        raise ValueError("other convolutions take most of the time")
     known: dict[tuple[str, int], _Rows] = {}
     for op in worth_it:
         source = op.input_value(0)
@@ -93,16 +97,8 @@ def in_tiles(core: Any, model: Any) -> Any:
 
 
 def most_in_tiles(core: Any, model: Any) -> Any:
-    """As :func:`in_tiles`, unless most multiplications are in other convolutions: an error."""
-    total = worth_it = 0
-    for op in model.get_ordered_ops():
-        if op.get_type_name() == "Convolution":
-            each = math.prod(op.get_input_shape(1)[1:])
-            total += each * math.prod(op.get_output_shape(0))
-            worth_it += each * math.prod(op.get_output_shape(0)) * _is_worth_it(op)
-    if worth_it < _MOST * total:
-        raise ValueError("other convolutions take most of the time")
-    return in_tiles(core, model)
+    """As :func:`in_tiles`, where that are most of the multiplications."""
+    return in_tiles(core, model, least=_MOST)
 
 
 def part_in_tiles(network: torch.nn.Module) -> float:
@@ -110,10 +106,16 @@ def part_in_tiles(network: torch.nn.Module) -> float:
     total = suitable = 0
     for module in network.modules():
         if isinstance(module, torch.nn.Conv2d):
-            total += module.weight.numel()
-            options = module.stride, module.dilation
-            suitable += module.weight.numel() * _is_suitable(tuple(module.weight.shape), *options)
+            shape = module.out_channels, module.in_channels // module.groups, *module.kernel_size
+            total += math.prod(shape)
+            is_suitable = _is_suitable(shape, module.stride, module.dilation)
+            suitable += math.prod(shape) * (is_suitable and module.groups == 1)
     return suitable / max(total, 1)
+
+
+def _multiplications(convolution: Any) -> int:
+    of_each_result = convolution.get_input_shape(1)[1:]
+    return math.prod([*of_each_result, *convolution.get_output_shape(0)])
 
 
 def _is_suitable(weights: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> bool:
@@ -130,11 +132,19 @@ def _is_worth_it(convolution: Any) -> bool:
     return (
         convolution.input_value(1).get_node().get_type_name() == "Constant"
         and _is_suitable(convolution.get_input_shape(1), options["strides"], options["dilations"])
-        and options["auto_pad"] == "explicit"
-        and min([*options["pads_begin"], *options["pads_end"]]) >= 0
+        and min(_padding(convolution)) >= 0
         and n_tiles >= _FEWEST_TILES
         and multiplications <= 1 - _SAVED
     )
+
+
+def _padding(convolution: Any) -> tuple[int, int]:
+    """Rows above a map, and columns to the left of it, of one for which tiles are suitable."""
+    options = convolution.get_attributes()
+    if options["auto_pad"].startswith("same"):
+        return 1, 1
+    top, left = options["pads_begin"]
+    return top, left
 
 
 def _and_what_follows(convolution: Any) -> tuple[Any, Array | None, bool]:
@@ -150,11 +160,11 @@ def _and_what_follows(convolution: Any) -> tuple[Any, Array | None, bool]:
     following = _only_use(last)
     if following is not None and following.get_type_name() == "Add":
         n_out = convolution.get_output_shape(0)[1]
-        for value in following.input_values():
-            node = value.get_node()
-            if node.get_type_name() == "Constant" and list(value.get_shape()) == [1, n_out, 1, 1]:
-                last, bias = following, np.array(node.data).reshape(1, n_out)
-                following = _only_use(last)
+        added = [value.get_node() for value in following.input_values()]
+        constants = [node for node in added if node.get_type_name() == "Constant"]
+        if constants and list(constants[0].get_output_shape(0)) == [1, n_out, 1, 1]:
+            last, bias = following, np.array(constants[0].data).reshape(1, n_out)
+            following = _only_use(last)
     if following is not None and following.get_type_name() == "Relu":
         last, is_rectified = following, True
     return last, bias, is_rectified
@@ -166,12 +176,12 @@ def _only_use(operation: Any) -> Any:
 
 
 def _convolved(rows: _Rows, convolution: Any, bias: Array | None, *, is_rectified: bool) -> _Rows:
-    ops = importlib.import_module("openvino.opset13")
+    ops = _ops()
     n_out, n_in = convolution.get_input_shape(1)[:2]
     needed, n_high, n_wide = _needed(rows, convolution)
     zeros = ops.constant(np.zeros((1, n_in), np.float32))
     source = ops.concat([rows.values, zeros], 0)
-    weights = ops.constant(_weights(convolution.input_value(1).get_node().data), shared_memory=True)
+    weights = ops.constant(_weights(convolution.input_value(1).get_node().data))
     ahead, behind = (ops.constant(_in_both_directions(m).T.copy()) for m in (_B, _A))
 
     def computed(needed: Places) -> Any:
@@ -188,7 +198,8 @@ def _convolved(rows: _Rows, convolution: Any, bias: Array | None, *, is_rectifie
 
     n_tiles = needed.shape[1]
     n_parts = -(-needed.size * max(n_in, n_out) * 4 // _CACHED)
-    parts = np.array_split(np.arange(n_tiles, dtype=np.int32), min(n_parts, n_tiles))
+    n_parts = min(n_parts, n_tiles, _MOST_PARTS)
+    parts = np.array_split(np.arange(n_tiles, dtype=np.int32), n_parts)
     values = ops.concat([computed(needed[:, part]) for part in parts], 0)
     within = np.arange(_RESULTS**2, dtype=np.int32)[:, None]
     begun = [_RESULTS**2 * part[0] + within * len(part) + part - part[0] for part in parts]
@@ -209,7 +220,7 @@ def _needed(rows: _Rows, convolution: Any) -> tuple[Places, int, int]:
         Tiles of a picture.
     """
     n, height, width = rows.places.shape
-    top, left = convolution.get_attributes()["pads_begin"]
+    top, left = _padding(convolution)
     n_high, n_wide = (-(-length // _RESULTS) for length in convolution.get_output_shape(0)[2:])
     reach = _NUMBERS - _RESULTS
     padding = rows.values.get_shape()[0]
@@ -234,7 +245,7 @@ def _in_both_directions(matrix: Sequence[Sequence[int]]) -> Array:
 
 def _rows_of(maps: Any) -> _Rows:
     """Those of maps of shape (n, n_channels, height, width)."""
-    ops = importlib.import_module("openvino.opset13")
+    ops = _ops()
     n, n_channels, height, width = maps.get_shape()
     n_rows = n * height * width
     values = _reshaped(ops.transpose(maps, np.array([0, 2, 3, 1])), n_rows, n_channels)
@@ -243,17 +254,19 @@ def _rows_of(maps: Any) -> _Rows:
 
 def _maps_of(rows: _Rows) -> Any:
     """The maps, of shape (n, n_channels, height, width), that rows are of."""
-    ops = importlib.import_module("openvino.opset13")
+    ops = _ops()
     values = _taken(rows.values, rows.places)
     last = _reshaped(values, *rows.places.shape, rows.values.get_shape()[1])
     return ops.transpose(last, np.array([0, 3, 1, 2]))
 
 
 def _taken(rows: Any, places: Places) -> Any:
-    ops = importlib.import_module("openvino.opset13")
-    return ops.gather(rows, places.reshape(-1), np.int32(0))
+    return _ops().gather(rows, places.reshape(-1), np.int32(0))
 
 
 def _reshaped(values: Any, *shape: int) -> Any:
-    ops = importlib.import_module("openvino.opset13")
-    return ops.reshape(values, np.array(shape), False)
+    return _ops().reshape(values, np.array(shape), False)
+
+
+def _ops() -> Any:
+    return importlib.import_module("openvino.opset13")

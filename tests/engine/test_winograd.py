@@ -9,7 +9,7 @@ from torch import nn
 
 from sktl import CNNFeatures
 from sktl.backbones import Backbone, Preprocessing
-from sktl.engine import Recipe, _exported, _runner, _winograd
+from sktl.engine import Recipe, _exported, _runner, _runtime, _winograd
 from sktl.engine._exported import Export, exported
 from sktl.engine._openvino import as_openvino
 from sktl.engine._three_products import in_three_products
@@ -52,6 +52,7 @@ class Others(nn.Module):
             "five": {"kernel_size": 5},
             "narrow": {"out_channels": 32},
             "tiled": {},
+            "padded": {"padding": "same"},
         }
         usual = {"in_channels": 64, "out_channels": 64, "kernel_size": 3}
         self.kinds = nn.ModuleDict({k: nn.Conv2d(**(usual | v)) for k, v in kinds.items()})
@@ -99,13 +100,23 @@ def test_other_convolutions_stay():
     network, x = Others().eval(), torch.rand(2, 3, 24, 24)
     before = as_openvino(network, x)
     after = _winograd.in_tiles(CORE, before.clone())
-    assert len(convolutions(before)) == 7
+    assert len(convolutions(before)) == 8
     assert len(convolutions(after)) == 6
     for one, other in zip(results(after, x), results(before, x), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
-    del network.kinds["tiled"]
-    with pytest.raises(ValueError, match="worth it"):
+    del network.kinds["tiled"], network.kinds["padded"]
+    with pytest.raises(ValueError, match="other convolutions"):
         _winograd.in_tiles(CORE, as_openvino(network, x))
+
+
+def test_large_pictures_do_not_make_models_long(monkeypatch):
+    x = torch.rand(2, 3, 64, 64)
+    model = as_openvino(Several().eval(), x)
+    short = len(_winograd.in_tiles(CORE, model.clone()).get_ops())
+    monkeypatch.setattr(_winograd, "_CACHED", 1)
+    monkeypatch.setattr(_winograd, "_MOST_PARTS", 3)
+    longer = len(_winograd.in_tiles(CORE, model.clone()).get_ops())
+    assert short < longer < 3 * short
 
 
 def test_most_of_a_network():
@@ -178,3 +189,63 @@ def test_with_matrix_units_the_faster_way_is_taken(monkeypatch, faster):
     monkeypatch.setattr(_runner, "_time_of", lambda runner: 2 - (runner.rewrite is faster))
     runner = exported("openvino", Export(own(Several()), Recipe(("last",))), CPU, 4)
     assert runner.rewrite is faster
+
+
+class Direction(nn.Sequential):
+    """What makes much of little: the direction of the channels of each place."""
+
+    def __init__(self):
+        stages = [nn.Conv2d(n, 64, 3, padding=1, bias=False) for n in (3, 64, 64)]
+        super().__init__(stages[0], nn.ReLU(), stages[1], nn.ReLU(), stages[2])
+
+    def forward(self, x):
+        return nn.functional.normalize(super().forward(x), dim=1)
+
+
+def test_what_is_zero_stays_zero(monkeypatch):
+    monkeypatch.setattr(_exported, "has_matrix_units", lambda: False)
+    unscaled = Preprocessing(size=32, resize=32, mean=(0, 0, 0), std=(1, 1, 1))
+    network = Backbone(Direction().eval(), preprocessing=unscaled)
+    X = np.zeros((6, 32, 32, 3), np.uint8)
+    X[range(6), range(4, 28, 4), 9] = 255  # a star each
+    expected, features = (
+        CNNFeatures(network, runtime=runtime, precision=precision, store=None).fit_transform(X)
+        for runtime, precision in (("torch", "exact"), ("openvino", "auto"))
+    )
+    assert distances(features, expected).max() < 1e-5
+
+
+class OwnWeights(nn.Conv2d):
+    """Weights that are no parameter of that name."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.raw = nn.Parameter(self.weight.detach())
+        del self.weight
+
+    def forward(self, x):
+        return self._conv_forward(x, 0.5 * self.raw, self.bias)
+
+
+def test_convolutions_without_weights_of_their_own_are_counted():
+    network = nn.Sequential(OwnWeights(64, 64, 3), nn.Conv2d(64, 64, 3, groups=2))
+    assert _winograd.part_in_tiles(network) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(("n_channels", "enough"), [(64, 400), (63, 1000)])
+def test_exporting_is_worth_it_sooner_where_tiles_are(monkeypatch, n_channels, enough):
+    for name in ("_PER_MODULE", "_PER_BYTE"):
+        monkeypatch.setattr(_runtime, name, 0)
+    monkeypatch.setattr(_runtime, "has_matrix_units", lambda: False)
+    monkeypatch.setattr(_runner, "_time_of", lambda runner: 4 / 200)
+    network = nn.Sequential(nn.Conv2d(3, n_channels, 1), nn.Conv2d(n_channels, n_channels, 3))
+    runner = _runtime.make_runner(own(network), Recipe(("1",)), CPU, n_images=300, step=4)
+    assert runner.most == pytest.approx(enough, rel=0.01)
+
+
+def test_a_runner_says_what_it_keeps_of_a_network(monkeypatch):
+    monkeypatch.setattr(_exported, "has_matrix_units", lambda: False)
+    export = Export(own(Several()), Recipe(("last",)))
+    weights = sum(p.nbytes for p in Several().parameters())
+    assert 4 * weights < exported("openvino", export, CPU, 4).n_bytes < 12 * weights
+    assert weights < exported("onnxruntime", export, CPU, 4).n_bytes < 1.1 * weights
