@@ -191,25 +191,25 @@ def test_with_matrix_units_the_faster_way_is_taken(monkeypatch, faster):
     assert runner.rewrite is faster
 
 
-class Direction(nn.Sequential):
+class Direction(nn.Module):
     """What makes much of little: the direction of the channels of each place."""
 
-    def __init__(self):
-        stages = [nn.Conv2d(n, 64, 3, padding=1, bias=False) for n in (3, 64, 64)]
-        super().__init__(stages[0], nn.ReLU(), stages[1], nn.ReLU(), stages[2])
-
     def forward(self, x):
-        return nn.functional.normalize(super().forward(x), dim=1)
+        return nn.functional.normalize(x, dim=1)
 
 
 def test_what_is_zero_stays_zero(monkeypatch):
     monkeypatch.setattr(_exported, "has_matrix_units", lambda: False)
     unscaled = Preprocessing(size=32, resize=32, mean=(0, 0, 0), std=(1, 1, 1))
-    network = Backbone(Direction().eval(), preprocessing=unscaled)
+    one, two, three = (nn.Conv2d(n, 64, 3, padding=1, bias=False) for n in (3, 64, 64))
+    layers = one, nn.ReLU(), two, nn.ReLU(), three, Direction()
+    network = Backbone(nn.Sequential(*layers).eval(), preprocessing=unscaled)
     X = np.zeros((6, 32, 32, 3), np.uint8)
     X[range(6), range(4, 28, 4), 9] = 255  # a star each
     expected, features = (
-        CNNFeatures(network, runtime=runtime, precision=precision, store=None).fit_transform(X)
+        CNNFeatures(
+            network, layer="5", runtime=runtime, precision=precision, store=None
+        ).fit_transform(X)
         for runtime, precision in (("torch", "exact"), ("openvino", "auto"))
     )
     assert distances(features, expected).max() < 1e-5
