@@ -18,7 +18,7 @@ from sktl.engine._fuse import is_same
 from sktl.engine._openvino import OpenVinoRunner, as_openvino, of_pixels
 from sktl.engine._runner import Pixels, Runner, times_of
 from sktl.engine._three_products import has_matrix_units, in_three_products
-from sktl.engine._winograd import in_tiles, most_in_tiles
+from sktl.engine._winograd import has_fast_products, in_tiles, most_in_tiles
 from sktl.exceptions import ParameterError
 from sktl.utils._devices import noise
 from sktl.utils._float32 import full_float32
@@ -82,7 +82,8 @@ def exported(runtime: str, export: Export, device: torch.device, step: int) -> R
 def _rewritten(export: Export, device: torch.device, step: int) -> Runner | None:
     """OpenVINO's, with convolutions in the way that is faster than its own, if there is one."""
     runners: list[Runner] = []
-    for rewrite in (in_three_products, most_in_tiles) if has_matrix_units() else (in_tiles,):
+    ways = (in_three_products, most_in_tiles) if has_matrix_units() else (in_tiles,)
+    for rewrite in ways if has_fast_products() else ():
         with contextlib.suppress(Exception):  # the next one, or OpenVINO's own, will do
             runner = OpenVinoRunner(export, device, step, rewrite)
             _check(runner, export, _REWRITTEN)

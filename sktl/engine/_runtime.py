@@ -235,9 +235,10 @@ def _enough_for(runner: TorchRunner, n_images: int, n_threads: int, others: list
     seconds *= n_crops(runner.recipe.crops) / runner.step  # of a picture
     cost = _EXPORTING + _PER_MODULE * runner.n_modules + _PER_BYTE * runner.n_bytes
     saved = _SAVED
-    if "openvino" in others:
+    if "openvino" in others and has_matrix_units():
+        saved = _SAVED_WITH_MATRIX_UNITS
+    elif "openvino" in others:
         saved += _SAVED_IN_TILES * runner.part_in_tiles
-        saved = _SAVED_WITH_MATRIX_UNITS if has_matrix_units() else saved
     # While one thread exports, the others go on, and save nothing yet.
     return max(_WORTH_TIMING - 1, cost / seconds * (1 / saved + n_threads - 1))
 

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-__all__ = ["in_tiles", "most_in_tiles", "part_in_tiles"]
+__all__ = ["has_fast_products", "in_tiles", "most_in_tiles", "part_in_tiles"]
 
 Array = npt.NDArray[np.float32]
 Places = npt.NDArray[np.int32]
@@ -53,6 +53,14 @@ class _Rows(NamedTuple):
 
     values: Any  # what gives an array of shape (n_rows, n_channels)
     places: Places  # (n, height, width): the row of each place
+
+
+def has_fast_products() -> bool:
+    """Whether the cores are of a kind for which OpenVINO has fast products of matrices.
+
+    For those of other kinds it may have convolutions in tiles of its own.
+    """
+    return bool(torch.cpu.get_capabilities().get("avx2"))
 
 
 def in_tiles(core: Any, model: Any, *, least: float = _SOME) -> Any:

@@ -243,6 +243,12 @@ def test_exporting_is_worth_it_sooner_where_tiles_are(monkeypatch, n_channels, e
     assert runner.most == pytest.approx(enough, rel=0.01)
 
 
+def test_cores_of_other_kinds_keep_convolutions(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "aarch64"})
+    runner = exported("openvino", Export(own(Several()), Recipe(("last",))), CPU, 4)
+    assert runner.rewrite is None
+
+
 def test_a_runner_says_what_it_keeps_of_a_network(monkeypatch):
     monkeypatch.setattr(_exported, "has_matrix_units", lambda: False)
     export = Export(own(Several()), Recipe(("last",)))
