@@ -81,9 +81,13 @@ def exported(runtime: str, export: Export, device: torch.device, step: int) -> R
 
 def _rewritten(export: Export, device: torch.device, step: int) -> Runner | None:
     """OpenVINO's, with convolutions in the way that is faster than its own, if there is one."""
+    ways: tuple[Callable[[Any, Any], Any], ...] = ()
+    if has_matrix_units():
+        ways = in_three_products, most_in_tiles
+    elif has_fast_products():
+        ways = (in_tiles,)
     runners: list[Runner] = []
-    ways = (in_three_products, most_in_tiles) if has_matrix_units() else (in_tiles,)
-    for rewrite in ways if has_fast_products() else ():
+    for rewrite in ways:
         with contextlib.suppress(Exception):  # the next one, or OpenVINO's own, will do
             runner = OpenVinoRunner(export, device, step, rewrite)
             _check(runner, export, _REWRITTEN)
