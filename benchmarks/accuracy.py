@@ -72,21 +72,33 @@ def head_only(backbone):
     return CNNClassifier(backbone, phases=phases, random_state=0)
 
 
-def fine_tuned(backbone, epochs):
-    phases = [
-        ("warm_up", Phase("head", 30, optimizer="adam", lr=1e-3, augment=False)),
-        ("fine_tune", Phase("last:2", epochs, lr=0.01, nesterov=True, schedule="one_cycle")),
-    ]
+def fine_tuned(backbone, phase, **parameters):
+    warm_up = Phase("head", 30, optimizer="adam", lr=1e-3, augment=False)
     return CNNClassifier(
         backbone,
-        phases=phases,
-        augment="light",
-        augment_copies=4,
+        phases=[("warm_up", warm_up), ("fine_tune", phase)],
         label_smoothing=0.1,
         validation=None,
         keep="final",
         random_state=0,
+        **parameters,
     )
+
+
+def last_stages(backbone, epochs):
+    phase = Phase("last:2", epochs, lr=0.01, nesterov=True, schedule="one_cycle")
+    return fine_tuned(backbone, phase, augment="light", augment_copies=4)
+
+
+def whole_network(backbone, epochs):
+    phase = Phase(
+        "all", epochs, optimizer="adamw", lr=3e-4, weight_decay=0.05, schedule="one_cycle"
+    )
+    augment = Augmentation(
+        horizontal_flip=True, width_shift=0.1, height_shift=0.1, zoom=0.3, rotation=20,
+        color_jitter=0.2,
+    )  # fmt: skip
+    return fine_tuned(backbone, phase, augment=augment)
 
 
 STUDIES = {
@@ -95,19 +107,20 @@ STUDIES = {
         "basic5, augmented": lambda _: regularised("basic5", 96, 100),
         "frozen, logistic regression": frozen,
         "head only": head_only,
-        "fine-tuned, augmented": lambda backbone: fine_tuned(backbone, 10),
+        "fine-tuned, last stages": lambda backbone: last_stages(backbone, 10),
+        "fine-tuned, whole network": lambda backbone: whole_network(backbone, 15),
     },
     "dogs_vs_cats": {
         "small3 from scratch": lambda _: plain("small3", 128, 20),
         "small3, augmented": lambda _: regularised("small3", 96, 300),
         "frozen, logistic regression": frozen,
         "head only": head_only,
-        "fine-tuned, augmented": lambda backbone: fine_tuned(backbone, 5),
+        "fine-tuned, last stages": lambda backbone: last_stages(backbone, 5),
     },
     "caltech101": {
         "frozen, logistic regression": frozen,
         "head only": head_only,
-        "fine-tuned, augmented": lambda backbone: fine_tuned(backbone, 10),
+        "fine-tuned, last stages": lambda backbone: last_stages(backbone, 10),
     },
 }
 
