@@ -12,12 +12,17 @@ import numpy.typing as npt
 from scipy.special import expit, log_expit, log_softmax, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_array, check_consistent_length, compute_class_weight
+from sklearn.utils import (
+    check_array,
+    check_consistent_length,
+    compute_class_weight,
+    gen_batches,
+)
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sktl.linear_model._minimise import minimise
-from sktl.utils._parameters import ParameterChecks
+from sktl.utils._parameters import ParameterChecks, require_labels
 from sktl.utils._sklearn import check_class_weight
 
 __all__ = ["LogisticProbe"]
@@ -43,7 +48,8 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
         Inverse strength of the penalty. Smaller is stronger.
     tol : float, default=0.0001
         Stop when no component of the gradient of the objective, divided by C times the sum of the
-        weights of the samples, is larger. The gradient is that of the centred features.
+        weights of the samples, is larger, and the next step promises to lower the objective by no
+        more than 10 `tol` of it. The gradient is that of the centred features.
     max_iter : int, default=1000
         Largest number of iterations.
     class_weight : dict, "balanced" or None, default=None
@@ -80,9 +86,13 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
     many classes. Of the Gram matrix the leading directions are kept, and the others are given one
     curvature. None of this changes the minimum.
 
+    scikit-learn stops at a small gradient alone. That of many classes, or of features as short as
+    those of one length, is small before anything is learnt, and where weights are far too large for
+    their penalty.
+
     float32 features are worked on in float32, sums over samples excepted. `fit` keeps one centred
-    copy of X, and 60 arrays of the size of `coef_`. Sparse X is not supported. `fit` does not
-    scale the features.
+    copy of X, and one more where weights are zero, 60 arrays of the size of `coef_`, and six of
+    n_samples x n_classes. Sparse X is not supported. `fit` does not scale the features.
 
     The result does not depend on a random state.
 
@@ -148,7 +158,7 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
         ParameterError
             If parameters are wrong; all are named.
         ValueError
-            If X or y is not what it must be, or y has one class only.
+            If X, y or the weights are not what they must be, or y has one class only.
 
         Warns
         -----
@@ -157,6 +167,7 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
         """
         self._check_parameters()
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], order="C")
+        require_labels(y, "y", each="sample")
         check_classification_targets(y)
         self.classes_, y = np.unique(y, return_inverse=True)
         n_classes = len(self.classes_)
@@ -170,13 +181,19 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
         if not counted.all():
             X, y, weight = X[counted], y[counted], weight[counted]
 
-        mean = np.average(X, axis=0, weights=weight)  # float64, (n_features,)
+        mean = _mean(X, weight)
         centred = np.empty((X.shape[0], X.shape[1] + 1), dtype=X.dtype)
         np.subtract(X, mean.astype(X.dtype), out=centred[:, :-1])
         centred[:, -1] = 1
-        found = minimise(
-            centred, y, weight, n_classes, float(self.C), float(self.tol), int(self.max_iter)
-        )
+        try:
+            found = minimise(
+                centred, y, weight, n_classes, float(self.C), float(self.tol), int(self.max_iter)
+            )
+        except np.linalg.LinAlgError as error:
+            raise ValueError(
+                f"squares of the features, up to {np.abs(X).max():.1e}, are too large for "
+                f"{X.dtype}; scale them"
+            ) from error
         if not found.converged:
             warnings.warn(
                 f"LogisticProbe stopped after {found.n_iter} iterations, before the gradient fell "
@@ -293,6 +310,10 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
             check_consistent_length(X, weight)
         if (weight < 0).any():
             raise ValueError("sample_weight must not be negative")
+        if not np.isfinite(weight.sum()):
+            raise ValueError("sample_weight must be finite, and so must be its sum")
+        if not weight.any():
+            raise ValueError("sample_weight must not be zero for every sample")
         if self.class_weight == "balanced":
             of_class = np.bincount(y, weights=weight)
             with np.errstate(divide="ignore"):
@@ -305,6 +326,13 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
             weight = (
                 weight * compute_class_weight(self.class_weight, classes=self.classes_, y=labels)[y]
             )
-        if not weight.sum() > 0:
-            raise ValueError("sample_weight must not be zero for every sample")
+            if not weight.any():
+                raise ValueError("class_weight must not be zero for every class that has weight")
         return weight
+
+
+def _mean(X: Array, weight: Array) -> Array:
+    """Weighted mean of the samples, float64 (n_features,), without a float64 copy of them."""
+    sums = sum(weight[rows] @ X[rows] for rows in gen_batches(len(X), 1024))
+    mean: Array = sums / weight.sum()
+    return mean

@@ -24,6 +24,11 @@ FLOOR = 0.2
 # Largest change of a decision value in the first step, when nothing is known about the curvature
 # away from the start.
 FIRST_STEP = 1.0
+# What a step may still gain at the end, as a part of the objective and in units of tol.
+GAIN = 10.0
+# Iterations without a lower objective or a smaller gradient than ever before, after which rounding
+# is all that moves.
+PATIENCE = 100
 
 
 class Minimum(NamedTuple):
@@ -38,6 +43,10 @@ def minimise(
     X: Array, y: Array, sample_weight: Array, n_classes: int, C: float, tol: float, max_iter: int
 ) -> Minimum:
     """Minimise mean log-loss plus |W|^2 / (2 C sum(sample_weight)).
+
+    A small gradient is not enough to stop at. That of many classes is small from the start, and
+    where a step went much too far the log-loss is flat and the penalty, which is a small part of
+    the mean, has little slope. So the next step must also promise no gain worth having.
 
     `X` is (n_samples, n_features + 1): columns of weighted mean zero, then a column of ones. `y`
     holds class indices. `sample_weight` sums to the weight that `C` multiplies. Of two classes
@@ -64,9 +73,9 @@ def minimise(
     value, P = log_loss(Z, y, share)
     grad = gradient(weights, P)
     pairs: list[tuple[Array, Array, float]] = []
-    for n_iter in range(max_iter):
-        if np.abs(grad).max() <= tol:
-            return Minimum(weights, n_iter, True)
+    best_value, best_grad, n_worse = np.inf, np.inf, 0
+    n_iter = 0
+    while True:
         precondition.update(P, share)
         direction = -_two_loops(grad, pairs, precondition)
         slope = _dot(grad, direction)
@@ -74,6 +83,14 @@ def minimise(
             pairs.clear()
             direction = -precondition(grad)
             slope = _dot(grad, direction)
+        steepest = float(np.abs(grad).max())
+        if steepest <= tol and -slope / 2 <= GAIN * tol * value:
+            return Minimum(weights, n_iter, True)
+        n_worse = 0 if value < best_value or steepest < best_grad else n_worse + 1
+        best_value, best_grad = min(value, best_value), min(steepest, best_grad)
+        if n_iter == max_iter or n_worse == PATIENCE:
+            return Minimum(weights, n_iter, False)
+        n_iter += 1
         Z_direction = X @ direction.T
         # Along a line decision values are linear: trying a step needs no product with X.
         line = _Line(log_loss, Z, Z_direction, y, share, rows, columns, weights, direction, ridge)
@@ -82,8 +99,8 @@ def minimise(
             start = min(1.0, FIRST_STEP / max(float(np.abs(Z_direction).max()), 1e-30))
         step = _wolfe(line, value, slope, start, float(np.finfo(X.dtype).eps))
         if step is None:
-            if not pairs:
-                return Minimum(weights, n_iter + 1, False)
+            if not pairs:  # as low as rounding lets it be
+                return Minimum(weights, n_iter, steepest <= tol)
             pairs.clear()
             continue
         value, P, Z = line.value, line.P, line.Z
@@ -95,7 +112,6 @@ def minimise(
         if curvature > 0:
             pairs.append((moved, changed, 1.0 / curvature))
             del pairs[:-MEMORY]
-    return Minimum(weights, max_iter, bool(np.abs(grad).max() <= tol))
 
 
 def _dot(a: Array, b: Array) -> float:

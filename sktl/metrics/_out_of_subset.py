@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from sktl.exceptions import ParameterError
 from sktl.utils._parameters import require_one_kind
+from sktl.utils._sklearn import innermost
 
 __all__ = ["make_out_of_subset_scorer", "out_of_subset_rate"]
 
@@ -43,7 +44,8 @@ def out_of_subset_rate(y_pred: npt.ArrayLike, subset: Iterable[Any]) -> float:
     >>> out_of_subset_rate(["pug", "mop", "beagle", "pug"], subset=["beagle", "pug"])
     0.25
     """
-    labels = np.asarray(y_pred)
+    # Of a list of strings and numbers NumPy makes strings.
+    labels = np.asarray(y_pred, dtype=object if isinstance(y_pred, (list, tuple)) else None)
     if labels.ndim != 1:
         raise ParameterError(f"y_pred must have one label a sample; got shape {labels.shape}")
     predicted, allowed = labels.tolist(), _labels_of(subset)
@@ -61,7 +63,8 @@ def make_out_of_subset_scorer(subset: Iterable[Any] | None = None) -> OutOfSubse
     ----------
     subset : iterable of labels, default=None
         Labels of the classes in question; by default those that the estimator marks in its
-        `in_subset_`, as :class:`sktl.ImageNetClassifier` does, or else those in the true labels.
+        `in_subset_`, as :class:`sktl.ImageNetClassifier` does, be it in a pipeline or search, or
+        else those in the true labels.
 
     Returns
     -------
@@ -87,7 +90,8 @@ def _labels_of(subset: Any) -> list[Any]:
         raise ParameterError(
             f"subset must be a list of labels, not one string or number; got {subset!r}"
         )
-    return [label.item() if isinstance(label, np.generic) else label for label in labels]
+    # Those of NumPy and torch, as numbers of Python: tensors are no keys.
+    return [label.item() if hasattr(label, "item") else label for label in labels]
 
 
 class OutOfSubsetScorer:
@@ -102,8 +106,9 @@ class OutOfSubsetScorer:
     def __call__(self, estimator: Any, X: Any, y: npt.ArrayLike) -> float:
         """Negated rate of an estimator's predictions."""
         subset: Any = self.subset
-        if subset is None and hasattr(estimator, "in_subset_"):
-            subset = estimator.classes_[estimator.in_subset_]
+        inner = innermost(estimator)
+        if subset is None and hasattr(inner, "in_subset_"):
+            subset = inner.classes_[inner.in_subset_]
         return -out_of_subset_rate(
             estimator.predict(X), np.asarray(y if subset is None else subset)
         )

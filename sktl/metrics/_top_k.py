@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sktl.exceptions import ParameterError
-from sktl.utils._parameters import require_one_kind
+from sktl.utils._parameters import require_labels, require_one_kind
 from sktl.utils._sklearn import CachingScorer
 
 __all__ = ["make_top_k_scorer", "top_k_accuracy"]
@@ -50,7 +50,8 @@ def top_k_accuracy(
     ------
     ParameterError
         If k is not a positive integer, or the shapes do not belong together, or classes are named
-        twice, or a score is NaN, or all labels are strings and no class is, or the other way round.
+        twice, or a label is missing, or a score is NaN, or all labels are strings and no class is,
+        or the other way round.
 
     Examples
     --------
@@ -60,10 +61,13 @@ def top_k_accuracy(
     0.5
     """
     k = _check_k(k)
+    require_labels(y_true, "y_true", each="sample")
     y_true, classes = np.asarray(y_true), np.asarray(classes)
     y_score = np.asarray(y_score, dtype=np.float64)  # unsigned scores have no negative
     if y_true.ndim != 1 or len(y_true) == 0:
         raise ParameterError(f"y_true must have one label a sample; got shape {y_true.shape}")
+    if classes.ndim != 1:
+        raise ParameterError(f"classes must be a list of labels; got {classes!r}")
     if y_score.shape != (len(y_true), len(classes)):
         raise ParameterError(
             f"y_score must have a row a sample and a column a class, ({len(y_true)}, "

@@ -135,14 +135,15 @@ def check_class_weight(class_weight: Mapping[Any, Any]) -> None:
 
 def scores_pairs(estimator: Any) -> bool:
     """Whether the decision values of a fitted classifier are those of pairs of classes."""
-    shape = getattr(_last_step(estimator), "decision_function_shape", None)
+    shape = getattr(innermost(estimator), "decision_function_shape", None)
     return shape == "ovo" and len(estimator.classes_) > 2
 
 
-def _last_step(estimator: Any) -> Any:
-    """The estimator inside of searches and at the end of pipelines."""
-    if hasattr(estimator, "best_estimator_"):
-        return _last_step(estimator.best_estimator_)
+def innermost(estimator: Any) -> Any:
+    """The fitted estimator inside of searches and wrappers, and at the end of pipelines."""
+    for name in ("best_estimator_", "estimator_"):
+        if hasattr(estimator, name):
+            return innermost(getattr(estimator, name))
     if hasattr(estimator, "steps"):
-        return _last_step(estimator.steps[-1][1])
+        return innermost(estimator.steps[-1][1])
     return estimator

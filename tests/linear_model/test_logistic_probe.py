@@ -191,6 +191,72 @@ def test_more_than_float32_can_give_is_said():
         LogisticProbe(tol=1e-12).fit(X.astype(np.float32), y)
 
 
+def of_one_length(n_classes, n_samples, n_features):
+    """Features of noisy classes, each sample of length 1."""
+    random = np.random.default_rng(0)
+    y = np.repeat(np.arange(n_classes), n_samples)
+    centres = random.normal(size=(n_classes, n_features))
+    X = np.maximum(0, centres[y] + 1.5 * random.normal(size=(len(y), n_features)))
+    return X / np.linalg.norm(X, axis=1, keepdims=True), y
+
+
+@pytest.mark.parametrize("C", [50.0, 1000.0])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_weights_far_too_large_are_no_minimum(C, dtype):
+    # With 100 classes their penalty is a gradient below tol.
+    X, y = of_one_length(100, 30, 256)
+    probe = LogisticProbe(C=C).fit(X.astype(dtype), y)
+    exact = LogisticProbe(C=C, tol=1e-7).fit(X, y)
+    assert objective(probe, X, y, C) <= 1.005 * objective(exact, X, y, C)
+
+
+def test_many_classes_are_learnt_though_the_first_gradient_is_small():
+    X, y = of_one_length(600, 5, 128)
+    probe = LogisticProbe(C=100).fit(X, y)
+    assert probe.score(X, y) > 0.99
+    exact = LogisticProbe(C=100, tol=1e-7).fit(X, y)
+    assert objective(probe, X, y, 100) <= 1.005 * objective(exact, X, y, 100)
+
+
+def test_rounding_is_not_worked_on_for_long():
+    X, y = load_digits(return_X_y=True)
+    probe = LogisticProbe(C=1e-6, tol=1e-8, max_iter=20000)
+    with pytest.warns(ConvergenceWarning, match="give them as float64"):
+        probe.fit(X.astype(np.float32), y)
+    assert probe.n_iter_[0] < 1000
+
+
+@pytest.mark.parametrize("weight", [np.nan, np.inf, 1e308])
+def test_weights_that_are_not_finite_are_said_to_be_so(weight):
+    X, y = features(2)
+    with pytest.raises(ValueError, match="sample_weight must be finite"):
+        LogisticProbe().fit(X, y, weight)
+
+
+def test_class_weights_that_leave_nothing_are_named():
+    X, y = features(2)
+    with pytest.raises(ValueError, match="class_weight must not be zero for every class"):
+        LogisticProbe(class_weight={0: 0, 1: 0}).fit(X, y)
+
+
+@pytest.mark.parametrize(("dtype", "scale"), [(np.float32, 1e20), (np.float64, 1e160)])
+def test_features_too_large_for_their_squares(dtype, scale):
+    X, y = features(3)
+    with (
+        np.errstate(over="ignore", invalid="ignore"),
+        pytest.raises(ValueError, match=f"are too large for {np.dtype(dtype)}; scale them"),
+    ):
+        LogisticProbe().fit((X * scale).astype(dtype), y)
+
+
+def test_missing_labels_are_named():
+    X, y = features(2)
+    y = np.array(["a", "b"], dtype=object)[y]
+    y[3] = None
+    with pytest.raises(ParameterError, match="1 of 200 are missing, the first at position 3"):
+        LogisticProbe().fit(X, y)
+
+
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_constant_columns_get_no_weight(n_classes):
     X, y = features(n_classes)

@@ -166,6 +166,20 @@ def test_labels_of_several_types_are_not_mixed_up():
     assert out_of_subset_rate(np.array([1, 2]), [1, 2, "x"]) == 0.0
     assert out_of_subset_rate(np.array(["1", "2"]), [1, "x"]) == 1.0
     assert out_of_subset_rate(np.array([1, 2]), np.array([2])) == 0.5
+    assert out_of_subset_rate(["a", 1], ["a", 1]) == 0.0
+    assert out_of_subset_rate(torch.tensor([1, 2]), torch.tensor([1, 2])) == 0.0
+
+
+@pytest.mark.parametrize("missing", [None, np.nan])
+def test_a_missing_label_is_no_miss_and_no_class(missing):
+    with pytest.raises(ParameterError, match="y_true must give each sample a label; 1 of 2"):
+        top_k_accuracy(["a", missing], np.eye(2), k=2, classes=["a", "nan"])
+
+
+@pytest.mark.parametrize("classes", [{"a", "b"}, "a", None])
+def test_classes_that_are_no_list(classes):
+    with pytest.raises(ParameterError, match="classes must be a list of labels"):
+        top_k_accuracy(["a", "b"], np.eye(2), k=1, classes=classes)
 
 
 def test_strings_and_numbers_are_never_the_same_labels():

@@ -11,6 +11,7 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_digits, make_classification
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.feature_selection import RFE
 from sklearn.inspection import permutation_importance
 from sklearn.linear_model import LinearRegression, LogisticRegression, RidgeClassifier
 from sklearn.metrics import make_scorer
@@ -406,12 +407,14 @@ def test_nan_scores_are_an_error_not_a_miss(labels):
 
 
 @pytest.mark.parametrize("n_classes", [3, 4])
-@pytest.mark.parametrize("where", ["alone", "pipeline", "search"])
+@pytest.mark.parametrize("where", ["alone", "pipeline", "search", "elimination"])
 def test_votes_on_pairs_are_refused(n_classes, where):
     X, y = toy(list(range(n_classes)))
-    model = SVC(decision_function_shape="ovo")
+    model = SVC(kernel="linear", decision_function_shape="ovo")
     if where == "pipeline":
         model = make_pipeline(StandardScaler(), model)
+    if where == "elimination":
+        model = RFE(model, n_features_to_select=1)
     if where == "search":
         model = GridSearchCV(SVC(), {"decision_function_shape": ["ovo"]}, cv=2)
     with pytest.raises(ParameterError, match='use "ovr"'):

@@ -8,6 +8,7 @@ import torch
 from sklearn.base import clone
 from sklearn.datasets import load_sample_images
 from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import make_pipeline
 from torch import nn
 
 from sktl import CNNFeatures, ImageNetClassifier, load_backbone, make_top_k_scorer
@@ -174,6 +175,8 @@ def test_a_subset_is_renormalised():
     free.fit(PHOTOGRAPHS, dogs)
     assert make_out_of_subset_scorer()(free, PHOTOGRAPHS, dogs) == -1  # palace and daisy
     assert make_out_of_subset_scorer()(bound, PHOTOGRAPHS, dogs) == 0
+    # What the estimator marks counts in a pipeline, too: of these labels all would be out.
+    assert make_out_of_subset_scorer()(make_pipeline(bound), PHOTOGRAPHS, ["palace"] * 2) == 0
     assert make_out_of_subset_scorer(["palace", "pug"])(free, PHOTOGRAPHS, dogs) == -0.5
     assert out_of_subset_rate(["pug", "mop"], {"pug", "beagle"}) == 0.5
     assert out_of_subset_rate(["pug", "mop"], {"pug": 1}.keys()) == 0.5
