@@ -181,19 +181,14 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
         if not counted.all():
             X, y, weight = X[counted], y[counted], weight[counted]
 
+        _require_squares(X)
         mean = _mean(X, weight)
         centred = np.empty((X.shape[0], X.shape[1] + 1), dtype=X.dtype)
         np.subtract(X, mean.astype(X.dtype), out=centred[:, :-1])
         centred[:, -1] = 1
-        try:
-            found = minimise(
-                centred, y, weight, n_classes, float(self.C), float(self.tol), int(self.max_iter)
-            )
-        except np.linalg.LinAlgError as error:
-            raise ValueError(
-                f"squares of the features, up to {np.abs(X).max():.1e}, are too large for "
-                f"{X.dtype}; scale them"
-            ) from error
+        found = minimise(
+            centred, y, weight, n_classes, float(self.C), float(self.tol), int(self.max_iter)
+        )
         if not found.converged:
             warnings.warn(
                 f"LogisticProbe stopped after {found.n_iter} iterations, before the gradient fell "
@@ -310,7 +305,9 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
             check_consistent_length(X, weight)
         if (weight < 0).any():
             raise ValueError("sample_weight must not be negative")
-        if not np.isfinite(weight.sum()):
+        with np.errstate(over="ignore"):
+            is_finite = np.isfinite(weight.sum())
+        if not is_finite:
             raise ValueError("sample_weight must be finite, and so must be its sum")
         if not weight.any():
             raise ValueError("sample_weight must not be zero for every sample")
@@ -329,6 +326,16 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
             if not weight.any():
                 raise ValueError("class_weight must not be zero for every class that has weight")
         return weight
+
+
+def _require_squares(X: Array) -> None:
+    """Raise an error if products of the features, summed over them, may be infinite."""
+    largest = max(-float(X.min()), float(X.max()))
+    if largest > np.sqrt(np.finfo(X.dtype).max / X.size):
+        raise ValueError(
+            f"squares of the features, which reach {largest:.1e}, are too large for {X.dtype}; "
+            "scale them"
+        )
 
 
 def _mean(X: Array, weight: Array) -> Array:

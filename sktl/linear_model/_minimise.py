@@ -26,9 +26,6 @@ FLOOR = 0.2
 FIRST_STEP = 1.0
 # What a step may still gain at the end, as a part of the objective and in units of tol.
 GAIN = 10.0
-# Iterations without a lower objective or a smaller gradient than ever before, after which rounding
-# is all that moves.
-PATIENCE = 100
 
 
 class Minimum(NamedTuple):
@@ -73,7 +70,6 @@ def minimise(
     value, P = log_loss(Z, y, share)
     grad = gradient(weights, P)
     pairs: list[tuple[Array, Array, float]] = []
-    best_value, best_grad, n_worse = np.inf, np.inf, 0
     n_iter = 0
     while True:
         precondition.update(P, share)
@@ -86,9 +82,7 @@ def minimise(
         steepest = float(np.abs(grad).max())
         if steepest <= tol and -slope / 2 <= GAIN * tol * value:
             return Minimum(weights, n_iter, True)
-        n_worse = 0 if value < best_value or steepest < best_grad else n_worse + 1
-        best_value, best_grad = min(value, best_value), min(steepest, best_grad)
-        if n_iter == max_iter or n_worse == PATIENCE:
+        if n_iter == max_iter:
             return Minimum(weights, n_iter, False)
         n_iter += 1
         Z_direction = X @ direction.T
