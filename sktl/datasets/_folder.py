@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ PICTURE_SUFFIXES = frozenset({
 })
 # fmt: on
 _SHOWN = 5
+# Folders that hold parts of a data set, as data sets name them.
+_PARTS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 
 
 def load_image_folder(
@@ -68,6 +71,12 @@ def load_image_folder(
         If there are no pictures, if pictures lie beside class folders, if a class to exclude
         does not exist, or if the split file lists files outside the folder or beside its classes.
 
+    Warns
+    -----
+    UserWarning
+        If the classes seem to be the folders one level below: where all pictures lie in those, and
+        there is one class only, or classes have names such as "train" and "test".
+
     Examples
     --------
     >>> import pathlib, tempfile
@@ -100,6 +109,7 @@ def load_image_folder(
             f"exclude: {root} has no class {', '.join(map(repr, unknown))}."
             + "".join(suggest(name, classes) for name in unknown)
         )
+    _warn_of_parts(root, found, classes)
     chosen = found
     if split_file is not None:
         chosen = _read_split(Path(split_file), root, in_classes=not loose)
@@ -140,6 +150,21 @@ def missing_files(paths: Sequence[Path | str], hint: str) -> FileNotFoundError |
     return FileNotFoundError(
         f"{len(missing)} of {len(paths)} listed pictures are not there: "
         f"{', '.join(missing[:_SHOWN])}{more}. {hint}"
+    )
+
+
+def _warn_of_parts(root: Path, found: list[str], classes: set[str]) -> None:
+    """Say so if the class folders seem to be parts of a data set, with the classes in them."""
+    are_parts = len(classes) == 1 or {name.casefold() for name in classes} <= _PARTS
+    if not classes or not are_parts or min(path.count("/") for path in found) < 2:
+        return
+    below = sorted({path.split("/")[1] for path in found})
+    warnings.warn(
+        f"{root} holds the folders {', '.join(map(repr, sorted(classes)[:_SHOWN]))}, which are "
+        f"taken for classes; the pictures lie in folders in them, such as "
+        f"{', '.join(map(repr, below[:_SHOWN]))}. If those are the classes, load "
+        f"{str(root / min(classes))!r}",
+        stacklevel=3,
     )
 
 

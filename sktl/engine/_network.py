@@ -16,13 +16,13 @@ from sktl.backbones import Backbone, BackboneSpec, Preprocessing, load_backbone
 from sktl.backbones._feature_network import replicate
 from sktl.backbones._registry import is_registered, weights_key
 from sktl.backbones._scratch import list_scratch
-from sktl.backbones._weights import local_file
+from sktl.backbones._weights import digest_tensors, local_file
 from sktl.exceptions import WeightsError
 
 if TYPE_CHECKING:
     from sktl.engine._store import FeatureStore
 
-__all__ = ["Network", "require_same"]
+__all__ = ["Network", "require_same", "spec_now"]
 
 Layer = str | int
 
@@ -107,6 +107,10 @@ class Network:
         fields["class_names"] = None if names is None else tuple(names)
         return BackboneSpec(**fields)
 
+    def spec_now(self) -> BackboneSpec:
+        """The spec, with the digest of a network of the caller's own as it is by now."""
+        return self.spec if isinstance(self._backbone, str) else spec_now(self.load())
+
     def shape(self, layer: Layer, size: int | None) -> tuple[int, ...]:
         """Shape of a layer for one picture.
 
@@ -177,6 +181,17 @@ def _version(package: str) -> str | None:
         return None
 
 
+def spec_now(backbone: Backbone) -> BackboneSpec:
+    """Facts about a network.
+
+    One that is known by no name may have learnt since its facts were taken down: the digest is that
+    of its tensors as they are.
+    """
+    if backbone.spec.source != "module":
+        return backbone.spec
+    return dataclasses.replace(backbone.spec, digest=digest_tensors(backbone.module))
+
+
 def require_same(fitted: BackboneSpec, now: BackboneSpec) -> None:
     """Make sure that weights of the same name are still the same.
 
@@ -190,14 +205,21 @@ def require_same(fitted: BackboneSpec, now: BackboneSpec) -> None:
     Raises
     ------
     WeightsError
-        If a file has other weights by now.
+        If a file has other weights by now, or a network has learnt.
     """
     named_alike = (now.name, now.weights) == (fitted.name, fitted.weights)
-    if named_alike and now.source != "module" and now.digest != fitted.digest:
+    if not named_alike or now.digest == fitted.digest:
+        return
+    digests = f"their digest was {fitted.digest[:12]} and is {now.digest[:12]}"
+    if now.source == "module":
         raise WeightsError(
-            f"the weights {now.weights!r} of {now.name} are not those of the fit: their digest was "
-            f"{fitted.digest[:12]} and is {now.digest[:12]}. Fit again, or bring the old ones back"
+            f"the weights of the network {now.name!r} have changed since the fit: {digests}. Fit "
+            "again; to go on with them elsewhere, fit with a copy (copy.deepcopy)"
         )
+    raise WeightsError(
+        f"the weights {now.weights!r} of {now.name} are not those of the fit: {digests}. Fit "
+        "again, or bring the old ones back"
+    )
 
 
 def _on_cpu(backbone: Backbone) -> Backbone:

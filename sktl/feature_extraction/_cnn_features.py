@@ -222,7 +222,7 @@ class CNNFeatures(PortableMixin, ImageEstimatorMixin, TransformerMixin, BaseEsti
         images = self._read_images(X, reset=False)
         network = self._network()
         if hasattr(self, "backbone_spec_"):
-            require_same(self.backbone_spec_, network.spec)
+            require_same(self.backbone_spec_, network.spec_now())
         return self._features(images, network)
 
     def fit_transform(self, X: Any, y: Any = None, **fit_params: Any) -> npt.NDArray[np.float32]:
@@ -323,7 +323,7 @@ class CNNFeatures(PortableMixin, ImageEstimatorMixin, TransformerMixin, BaseEsti
             if bad:
                 raise ImageDecodeError(bad, len(images))
         shapes = [network.shape(layer, self.image_size) for layer in self._layers()]
-        self.backbone_spec_ = network.spec
+        self.backbone_spec_ = network.spec_now()
         self.n_features_out_ = sum(math.prod(pooled_shape(s, self.pooling)) for s in shapes)
         return images, network
 

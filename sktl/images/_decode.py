@@ -277,7 +277,7 @@ def _open(item: Any) -> Image.Image:
     except FileNotFoundError as error:
         raise BadImageError("file not found") from error
     except IsADirectoryError as error:
-        raise BadImageError("a folder, not a picture") from error
+        raise BadImageError("a folder, not a picture; see load_image_folder") from error
     except MemoryError:
         raise
     except Exception as error:  # as in read_rgb

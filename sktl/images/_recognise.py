@@ -108,8 +108,11 @@ def as_images(
 def _unwrap(X: Any) -> Any:
     """Foreign containers to arrays or lists, recognised without importing their packages."""
     if is_encoded(X):
+        remedy = "Pass a list of them: [x]"
+        if isinstance(X, (str, os.PathLike)) and os.path.isdir(X):  # noqa: PTH112 (never an error)
+            remedy = "load_image_folder lists those of a folder"
         raise ImageFormatError(
-            f"X must hold several pictures; got one {type(X).__name__}. Pass a list of them: [x]"
+            f"X must hold several pictures; got one {type(X).__name__}. {remedy}"
         )
     if hasattr(X, "columns") and hasattr(X, "iloc"):  # pandas, and what behaves like it
         return _unwrap_table(X)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from torch import nn
 from sktl.backbones import Backbone, BackboneSpec, Preprocessing, load_backbone
 from sktl.backbones._weights import seeded
 from sktl.engine import Network, Recipe, compute_features, resolve_store
+from sktl.engine._network import spec_now
 from sktl.exceptions import ImageDecodeError
 from sktl.images import ImageCollection
 from sktl.nn.heads import make_head
@@ -25,7 +26,15 @@ from sktl.utils._torch import resolve_device
 if TYPE_CHECKING:
     from sktl.neural_network._cnn_classifier import CNNClassifier
 
-__all__ = ["Built", "bare_network", "build", "has_trunk", "logits_of", "preprocessing_of"]
+__all__ = [
+    "Built",
+    "bare_network",
+    "build",
+    "described_spec",
+    "has_trunk",
+    "logits_of",
+    "preprocessing_of",
+]
 
 Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
 
@@ -49,8 +58,6 @@ class Built:
         What it sees.
     spec : BackboneSpec
         Of the backbone it was made from.
-    stored : Network or None
-        That backbone in the feature store; None if it has random weights.
     has_learnt : bool
         Whether the trunk differs from that backbone.
     """
@@ -59,7 +66,7 @@ class Built:
     module: TransferNet
     preprocessing: Preprocessing
     spec: BackboneSpec
-    stored: Network | None
+    _stored: Network | None
     has_learnt: bool = False
     _whole: Backbone | None = field(default=None, repr=False)
 
@@ -70,6 +77,16 @@ class Built:
         self.module.eval()
         self.has_learnt = has_trunk(state)
         self._whole = None
+
+    @property
+    def stored(self) -> Network | None:
+        """That backbone in the feature store.
+
+        None if it has random weights, or is an object of the caller's that has learnt meanwhile.
+        """
+        if self._stored is None or self.spec.source != "module":
+            return self._stored
+        return self._stored if self._stored.spec_now().digest == self.spec.digest else None
 
     @property
     def whole(self) -> Backbone:
@@ -136,7 +153,12 @@ def build(
             estimator.weights if known else "default",
             resolve_store(estimator.store),
         )
-    return Built(net, module, preprocessing, backbone.spec, stored)
+    return Built(net, module, preprocessing, spec_now(backbone), stored)
+
+
+def described_spec(estimator: CNNClassifier, seed: int) -> BackboneSpec:
+    """Facts about the backbone that the parameters describe, as it is by now."""
+    return spec_now(_backbone(estimator, seed))
 
 
 def bare_network(estimator: CNNClassifier) -> TransferNet:
@@ -173,10 +195,9 @@ def logits_of(
     ImageDecodeError
         If some pictures cannot be read.
     """
-    by_features = built.stored is not None and not built.has_learnt and estimator.crops == "center"
-    if by_features:
-        network: Any = built.stored
-        layer, pooling = str(estimator.layer), estimator.pooling
+    stored = None if built.has_learnt or estimator.crops != "center" else built.stored
+    if stored is not None:
+        network, layer, pooling = stored, str(estimator.layer), estimator.pooling
     else:
         network, layer, pooling = Network(built.whole, "default", None), "head", "avg"
     device = resolve_device(estimator.device)
@@ -192,7 +213,7 @@ def logits_of(
     )
     if bad:
         raise ImageDecodeError(bad, len(images))
-    if not by_features:
+    if stored is None:
         return values
     built.module.eval()
     with torch.inference_mode(), full_float32(device.type):

@@ -128,7 +128,8 @@ class CNNClassifier(
         and all of them end with the same network.
     precision : {"auto", "exact", "bf16"}, default="auto"
         "bf16" trains and predicts in mixed precision, and decodes large JPEG pictures for
-        predicting at a part of their size. The others train in float32; for predicting see
+        predicting at a part of their size. The others train in float32, on maps that are kept in
+        16 bits where frozen stages gave them (see `cache_bytes`; 0 keeps none); for predicting see
         :class:`sktl.CNNFeatures`.
     compile : bool, default=False
         Whether training runs what torch.compile makes of the network.

@@ -188,7 +188,7 @@ class ImageNetClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, Ba
         if bad:
             raise ImageDecodeError(bad, len(images))
         self.classes_, self.wnids_, self.in_subset_, self._indices = vocabulary
-        self.backbone_spec_ = network.spec
+        self.backbone_spec_ = network.spec_now()
         return self
 
     def predict(self, X: Any) -> npt.NDArray[Any]:
@@ -304,7 +304,7 @@ class ImageNetClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, Ba
         """Outputs of the network, in the order of ImageNet's classes."""
         network = self._network()
         if hasattr(self, "backbone_spec_"):
-            require_same(self.backbone_spec_, network.spec)
+            require_same(self.backbone_spec_, network.spec_now())
         head = self._linear_head(network)
         layer = "logits" if head is None else "penultimate"
         (values,), bad = compute_features(

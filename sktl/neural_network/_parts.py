@@ -185,7 +185,7 @@ def split(
         )
         train = np.setdiff1d(np.arange(len(labels)), valid)
     else:
-        train, valid = next(iter(validation.split(np.arange(len(labels)), labels, groups)))
+        train, valid = _first_split(validation, labels, groups)
         unseen = np.setdiff1d(labels, labels[train])
         if len(unseen):
             raise ParameterError(
@@ -204,6 +204,26 @@ def split(
         ),
         Labelled(images[valid], labels[valid], positions=valid, n_all=len(labels)),
     )
+
+
+def _first_split(
+    validation: Any, labels: npt.NDArray[np.int64], groups: Any
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Positions of both parts, which some splitters give as masks."""
+    first = next(iter(validation.split(np.arange(len(labels)), labels, groups)), None)
+    parts = () if first is None else tuple(np.arange(len(labels))[part] for part in first)
+    if len(parts) != 2 or not all(map(len, parts)):
+        raise ParameterError(
+            f"validation={shown(validation)} gives no split with pictures in both parts; pass "
+            "another splitter, or a share such as 0.2"
+        )
+    common = np.intersect1d(*parts)
+    if len(common):
+        raise ParameterError(
+            f"the first split of validation={shown(validation)} has {len(common)} pictures in both "
+            f"parts, the first at position {common[0]}; what was learnt from tells nothing new"
+        )
+    return parts
 
 
 def groups_of(groups: Any, n_images: int) -> npt.NDArray[np.intp] | None:

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from sktl.engine._network import require_same
 from sktl.exceptions import ParameterError
-from sktl.neural_network._build import Built, Statistics, build, has_trunk
+from sktl.neural_network._build import Built, Statistics, build, described_spec, has_trunk
 from sktl.training._history import remember
 from sktl.utils._portable import PortableMixin, stow, take
 from sktl.utils._torch import resolve_device
@@ -50,6 +50,8 @@ class TrainedNetworkMixin(PortableMixin, BaseEstimator):
     _described_network: dict[str, Any]
     # The network with one of the states, if it was needed: what is not pickled.
     _made: Built
+    # Of a copy whose original was fitted on an object that has learnt since: the trunk of the fit.
+    _trunk: dict[str, torch.Tensor]
 
     def with_weights(self, which: Literal["best", "final"]) -> Self:
         """Give the same classifier with the weights of the best or of the last epoch.
@@ -91,7 +93,8 @@ class TrainedNetworkMixin(PortableMixin, BaseEstimator):
         self._states = {}
         self._seed, self._statistics = seed, None
         self._described_network = {name: getattr(self, name) for name in _OF_THE_NETWORK}
-        self.__dict__.pop("_made", None)
+        for name in ("_made", "_trunk"):
+            self.__dict__.pop(name, None)
 
     @contextlib.contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
@@ -112,8 +115,6 @@ class TrainedNetworkMixin(PortableMixin, BaseEstimator):
             self._made = self._build()
             if self._states and hasattr(self, "history_"):
                 remember(self._made.net, self.history_)
-            if hasattr(self, "_spec") and self._states:
-                require_same(self._spec, self._made.spec)
             self._spec: BackboneSpec = self._made.spec
             self._load(getattr(self, "_loaded", self.keep))
         return self._made
@@ -123,13 +124,20 @@ class TrainedNetworkMixin(PortableMixin, BaseEstimator):
         described = self._as_fitted()
         if not callbacks:
             described.callbacks = None
-        return build(described, self._seed, self._statistics, len(self.classes_))
+        built = build(described, self._seed, self._statistics, len(self.classes_))
+        if not (hasattr(self, "_spec") and self._states):
+            return built
+        if "_trunk" in vars(self) and built.spec != self._spec:
+            built.module.trunk.load_state_dict(self._trunk)
+            built.spec = self._spec
+        require_same(self._spec, built.spec)
+        return built
 
     def _as_fitted(self) -> Any:
         """A copy with the network that was fitted, whatever the parameters say by now."""
-        as_fitted = copy.copy(self)
-        for name, value in self._described_network.items():
-            setattr(as_fitted, name, value)
+        as_fitted = type(self).__new__(type(self))
+        as_fitted.__dict__.update(vars(self), **self._described_network)
+        as_fitted.__dict__.pop("_made", None)
         return as_fitted
 
     def _load(self, which: str) -> None:
@@ -150,7 +158,9 @@ class TrainedNetworkMixin(PortableMixin, BaseEstimator):
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = dict(super().__getstate__())  # perhaps the attributes themselves
-        state.pop("_made", None)
+        trunk = self._trunk_of_the_fit(state.pop("_made", None))
+        if trunk is not None:
+            state["_trunk"] = stow(trunk)
         # What is still as the parameters say goes with them, and with the weights they take along.
         fitted = state.pop("_described_network", {})
         changed = {name: v for name, v in fitted.items() if v is not getattr(self, name)}
@@ -160,10 +170,28 @@ class TrainedNetworkMixin(PortableMixin, BaseEstimator):
             state["_states"] = {which: stow(part) for which, part in state["_states"].items()}
         return state
 
+    def _trunk_of_the_fit(self, made: Built | None) -> dict[str, torch.Tensor] | None:
+        """The tensors of the trunk, where the object that they were copied from has learnt since.
+
+        What learnt in the fit is as one of the kept states has it; so all of them must have it.
+        """
+        if "_trunk" in vars(self):
+            return self._trunk
+        if made is None or made.spec.source != "module" or not hasattr(self, "_spec"):
+            return None
+        if made.has_learnt and not all(has_trunk(state) for state in self._states.values()):
+            return None
+        if described_spec(self._as_fitted(), self._seed).digest == made.spec.digest:
+            return None
+        tensors: dict[str, torch.Tensor] = made.module.trunk.state_dict()
+        return {name: tensor.clone() for name, tensor in tensors.items()}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         if "_states" in state:
             states = {which: take(part) for which, part in state["_states"].items()}
             state = {**state, "_states": states}
+        if "_trunk" in state:
+            state = {**state, "_trunk": take(state["_trunk"])}
         super().__setstate__(state)
         if hasattr(self, "_seed"):  # fitted
             changed = vars(self).get("_described_network", {})

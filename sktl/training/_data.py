@@ -363,7 +363,7 @@ class Batches:
         if self.rng is None:
             return starts if self.team.index < left else starts[:-1]
         # Batch normalisation has no statistics of a single picture.
-        if len(starts) > 1 and left <= 2 * self.team.size - 1:
+        if len(starts) > 1 and left <= 2 * self.team.size - 1 and left < self.batch_size:
             starts.pop()
         return starts
 

@@ -21,6 +21,7 @@ from torch import nn
 from sktl.nn.mixing import Mixed, cutmix, mixup
 from sktl.training._augmentation import Augmentation
 from sktl.training._data import Batches
+from sktl.training._interrupts import was_interrupted
 from sktl.training._network import TransferNet
 from sktl.training._team import Team
 
@@ -269,6 +270,8 @@ class TransferSkorchNet(ClassifierMixin, skorch.NeuralNet):
         try:
             super().notify(method_name, **cb_kwargs)
         except KeyboardInterrupt as error:
+            if was_interrupted(self):
+                raise
             raise StopPhase from error
 
     def _arithmetic(self) -> contextlib.AbstractContextManager[Any]:

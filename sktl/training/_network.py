@@ -18,7 +18,7 @@ from sktl.backbones._structure import is_of_library
 from sktl.exceptions import ParameterError
 from sktl.nn.pooling import Pooling, pool
 from sktl.training._phase import Phase
-from sktl.utils._devices import is_out_of_memory
+from sktl.utils._devices import is_out_of_memory, private_randomness, seed_generators
 from sktl.utils._parameters import suggest
 
 __all__ = ["Cut", "TransferNet", "put_tensors"]
@@ -268,9 +268,9 @@ class TransferNet(nn.Module):
         before = FeatureNetwork(net, (Tap(paths[end]),), nothing, device=example.device)
         rest = copy_sharing(self.trunk)
         gone: list[str] = []
-        for path in sorted(paths[: end + 1], key=len):
+        for path in sorted((f"{prefix}{path}" for path in paths[: end + 1]), key=len):
             if not any(path.startswith(f"{other}.") for other in gone):
-                rest.set_submodule(f"{prefix}{path}", nn.Identity())
+                rest.set_submodule(path, nn.Identity())
                 gone.append(path)
         for module in rest.modules():
             if getattr(module, "transform_input", None) is True:
@@ -279,9 +279,10 @@ class TransferNet(nn.Module):
         try:
             with torch.no_grad():
                 (value,) = before(example)
-                same = torch.allclose(
-                    rest(value.clone()), self.trunk(example), rtol=1e-4, atol=1e-5
-                )
+                whole = self.trunk(example)
+                scale = float(whole.abs().max())
+                same = torch.allclose(rest(value.clone()), whole, rtol=1e-4, atol=1e-5 * scale)
+                same = same and scale > 0 and not _draws_around(rest, gone, value)
         except Exception as error:
             if is_out_of_memory(error):
                 raise
@@ -338,6 +339,30 @@ def _may_draw(module: nn.Module) -> bool:
     if "drop" in kind.__name__.lower():
         return True
     return not is_of_library(kind) and _has_no_parameters(module)
+
+
+def _draws_around(rest: nn.Module, gone: Sequence[str], value: torch.Tensor) -> bool:
+    """Whether modules that hold some of what was cut off draw at random in training.
+
+    Such as by ``F.dropout(x, training=self.training)`` in `forward`, which may be done in front of
+    the cut, and would be done again.
+    """
+    holding = {path[:i] for path in gone for i in (0, *_dots(path))}
+    was_training = {module: module.training for module in rest.modules()}
+    outputs = []
+    try:
+        rest.eval()
+        for path in holding:
+            rest.get_submodule(path).training = True
+        for seed in (0, 1):
+            with private_randomness(value.device):
+                seed_generators(seed, value.device)
+                outputs.append(rest(value.clone()))
+    finally:
+        for module, mode in was_training.items():
+            module.training = mode
+    one, other = outputs
+    return not torch.allclose(one, other, rtol=1e-3)
 
 
 class Cut:

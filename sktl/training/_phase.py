@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator
 
 from sktl.utils._parameters import ParameterChecks
 
-__all__ = ["OPTIMIZERS", "Phase"]
+__all__ = ["OPTIMIZERS", "Phase", "Schedule", "carry_over"]
 
 # Name -> class, and the learning rate that usually works.
 OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], float]] = {
@@ -247,6 +247,24 @@ class Phase(BaseEstimator):
         return Schedule(self, optimizer, steps)
 
 
+def carry_over(old: torch.optim.Optimizer | None, new: torch.optim.Optimizer) -> None:
+    """Hand on the state of parameters that both optimizers have, if they are of one kind.
+
+    Momentum does not outlive a phase without it, and RMSprop only makes room for it at the start.
+    """
+    if type(old) is not type(new) or old is None:
+        return
+    for group in new.param_groups:
+        for parameter in group["params"]:
+            if parameter not in old.state:
+                continue
+            new.state[parameter] = state = dict(old.state[parameter])
+            if not group.get("momentum", True):
+                state.pop("momentum_buffer", None)
+            elif isinstance(new, torch.optim.RMSprop):
+                state.setdefault("momentum_buffer", torch.zeros_like(parameter))
+
+
 class Schedule:
     """Sets the learning rates of an optimizer, batch by batch and epoch by epoch.
 
@@ -304,6 +322,11 @@ class Schedule:
             self.torch.step(loss)
         elif self.torch is not None and not self.by_batch:
             self.torch.step()
+
+    def forget(self) -> None:
+        """Compare no loss to come with those so far."""
+        if self.by_loss:
+            self.torch.best = math.inf
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs to go on."""

@@ -20,9 +20,10 @@ from sktl.exceptions import DivergenceError
 from sktl.training._checkpoint import Checkpoint
 from sktl.training._data import Batches, Pixels
 from sktl.training._history import as_rows, put_back
+from sktl.training._interrupts import interrupts_of
 from sktl.training._net import BatchWork, Parts, StopPhase, TransferSkorchNet
 from sktl.training._network import TransferNet, put_tensors
-from sktl.training._phase import Phase, Schedule
+from sktl.training._phase import Phase, Schedule, carry_over
 from sktl.training._settings import Labelled, Settings
 from sktl.training._sources import Source, Sources
 from sktl.utils._devices import is_out_of_memory, private_randomness, seed_generators
@@ -135,6 +136,7 @@ class Trainer:
             first = self._restore(state)
         total = sum(limits)
         with (
+            interrupts_of(self.net),
             private_randomness(self.settings.device),
             tqdm(total=total, unit="epoch", disable=not self.settings.progress) as bar,
         ):
@@ -204,7 +206,7 @@ class Trainer:
         train, valid = self.sources.of(phase, has_learnt=self._has_learnt)
         self._has_learnt = self._has_learnt or bool(self.module.learning(phase.train))
         optimizer = phase.make_optimizer(self.module.groups(phase.lr_decay))
-        _carry_over(getattr(self.net, "optimizer_", None), optimizer)
+        carry_over(getattr(self.net, "optimizer_", None), optimizer)
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]  # for schedulers that go on from an earlier epoch
         self.net.optimizer_ = optimizer
@@ -263,6 +265,8 @@ class Trainer:
         lr = net.optimizer_.param_groups[0]["lr"]
         self._seed(settings.seed, number, epoch)
         if self._is_past_mixing(self.n_epochs):
+            if work.mixes and valid is None and self.n_epochs == settings.mix_off_epoch:
+                schedule.forget()  # from here on, the loss is another one
             work.mixup = work.cutmix = 0.0
         work.right = {}
         parts = self._parts(train, valid, number, epoch, after_batch=schedule.after_batch)
@@ -476,16 +480,6 @@ class Trainer:
         self.module.begin(phase, is_pretrained=self.is_pretrained)
         self.net.optimizer_ = phase.make_optimizer(self.module.groups(phase.lr_decay))
         self.net.optimizer_.load_state_dict(state["optimizer"])
-
-
-def _carry_over(old: torch.optim.Optimizer | None, new: torch.optim.Optimizer) -> None:
-    """Hand on the state of parameters that both optimizers have, if they are of one kind."""
-    if type(old) is not type(new) or old is None:
-        return
-    for group in new.param_groups:
-        for parameter in group["params"]:
-            if parameter in old.state:
-                new.state[parameter] = old.state[parameter]
 
 
 def _shown(row: dict[str, Any]) -> dict[str, str]:

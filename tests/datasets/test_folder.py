@@ -57,6 +57,34 @@ def test_pictures_at_any_depth_have_the_class_at_the_top(tmp_path):
     assert target.tolist() == ["daisy", "rose", "rose"]
 
 
+@pytest.mark.parametrize(
+    ("names", "level"),
+    [
+        (["train/rose/1.jpg", "train/daisy/1.jpg", "test/rose/2.jpg"], "test"),
+        (["101_Objects/crab/1.jpg", "101_Objects/bass/1.jpg"], "101_Objects"),
+    ],
+)
+def test_classes_one_level_below_are_pointed_out(tmp_path, names, level):
+    touch(tmp_path, *names)
+    with pytest.warns(UserWarning, match="which are taken for classes") as caught:
+        load_image_folder(tmp_path)
+    assert repr(str(tmp_path / level)) in str(caught[0].message)
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["train/rose/1.jpg", "test/2.jpg"],
+        ["train/1.jpg", "train/2.jpg"],
+        ["train/wheels/1.jpg", "bus/2/1.jpg"],
+    ],
+)
+def test_folders_that_may_well_be_classes_are_not(tmp_path, names):
+    touch(tmp_path, *names)
+    assert len(load_image_folder(tmp_path).images) == 2
+
+
 def test_flat_folder_has_no_labels(tmp_path):
     touch(tmp_path, "dog.1.jpg", "cat.0.jpg")
     data = load_image_folder(tmp_path)

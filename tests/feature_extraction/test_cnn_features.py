@@ -1,3 +1,4 @@
+import functools
 import pickle
 import threading
 
@@ -298,6 +299,34 @@ def test_other_weights_under_the_same_name_are_noticed(tmp_path):
         use = getattr(estimator, "transform", None) or estimator.predict
         with pytest.raises(WeightsError, match="are not those of the fit"):
             use(images)
+
+
+def scale_first(module, factor):
+    with torch.no_grad():
+        next(module.parameters()).mul_(factor)
+
+
+@pytest.mark.parametrize("store", [None, "memory"])
+@pytest.mark.parametrize("kind", ["module", "backbone", "estimator", "its backbone"])
+def test_a_network_that_learns_on_after_the_fit_is_an_error(kind, store):
+    images, labels = PHOTOS, ["temple", "flower"]
+    made = tiny()
+    if kind in ("module", "backbone"):
+        backbone = made.module if kind == "module" else made
+        learn = functools.partial(scale_first, made.module, 2)
+    else:
+        phases = [("all", Phase("all", 1, lr=0.1))]
+        classifier = CNNClassifier(made, phases=phases, validation=None, random_state=0)
+        backbone = classifier.fit(images, labels)
+        backbone = backbone if kind == "estimator" else backbone.backbone_
+        learn = functools.partial(classifier.partial_fit, images, labels)
+    features = CNNFeatures(backbone, image_size=24, store=store).fit(images)
+    before = features.transform(images)
+    np.testing.assert_array_equal(features.transform(images), before)
+    learn()
+    with pytest.raises(WeightsError, match=r"have changed since the fit.*copy\.deepcopy"):
+        features.transform(images)
+    assert np.abs(features.fit_transform(images) - before).max() > 1e-3
 
 
 @pytest.mark.parametrize("store", [None, "memory"])

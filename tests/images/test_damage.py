@@ -54,7 +54,7 @@ def test_check_names_index_path_and_reason(tmp_path):
         BadImage(1, str(empty), "empty (0 bytes)"),
         BadImage(2, str(text), "not a picture in a format that Pillow recognises"),
         BadImage(3, str(missing), "file not found"),
-        BadImage(4, str(tmp_path), "a folder, not a picture"),
+        BadImage(4, str(tmp_path), "a folder, not a picture; see load_image_folder"),
     ]
     for failure in bad:
         assert reason(paths[failure.index]) == failure.reason

@@ -1,5 +1,6 @@
 """What is not taken for pictures; each message names the culprit and the remedy."""
 
+import os
 import re
 import sys
 
@@ -18,6 +19,7 @@ ROWS = np.zeros((5, 784))
 
 CASES = {
     "one path": ("cat.jpg", {}, "got one str", "Pass a list of them: [x]"),
+    "a folder": (os.curdir, {}, "got one str", "load_image_folder lists those of a folder"),
     "one bytes": (b"PNG", {}, "got one bytes", "[x]"),
     "one PIL image": (Image.new("L", (2, 2)), {}, "got one Image", "[x]"),
     "dict": ({"a": "cat.jpg"}, {}, "got dict", "list(X.values())"),

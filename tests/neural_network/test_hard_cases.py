@@ -1,11 +1,13 @@
 """Combinations of parameters, data and callbacks that are easily got wrong together."""
 
+import copy
 import enum
 import errno
 import functools
 import gc
 import os
 import pickle
+import signal
 import threading
 import warnings
 
@@ -51,6 +53,14 @@ def model(backbone="lenet", **parameters):
 def difference(one, other):
     X = pictures()
     return np.abs(one.predict_proba(X) - other.predict_proba(X)).max()
+
+
+def repickled(estimator):
+    return pickle.loads(pickle.dumps(estimator))
+
+
+def with_final_weights(estimator):
+    return estimator.with_weights("final")
 
 
 def test_refit_learns_from_explicit_validation_pictures_too():
@@ -1010,3 +1020,195 @@ def test_pictures_on_two_backgrounds_are_not_learnt_from_together():
     model(validation=pair).fit(list(pictures()), Y)
     with pytest.raises(ParameterError, match="the same background"):
         model(validation=pair, refit=True).fit(list(pictures()), Y)
+
+
+def phases_of(*momenta, optimizer="sgd", lr=0.01):
+    return [
+        (f"phase_{i}", Phase("all", 1, optimizer=optimizer, momentum=momentum, lr=lr))
+        for i, momentum in enumerate(momenta)
+    ]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "rmsprop"])
+def test_momentum_comes_and_goes_from_phase_to_phase(optimizer):
+    """After a phase without, it is as new: a phase of one step shows no trace of the first."""
+    fitted = model(
+        phases=phases_of(0.9, 0.0, 0.9, optimizer=optimizer, lr=1e-3),
+        validation=None,
+        batch_size=24,
+    ).fit(pictures(), Y)
+    module, optimizer = fitted.net_.module_, fitted.net_.optimizer_
+    buffers = [optimizer.state[p]["momentum_buffer"] for p in module.head.parameters()]
+    for parameter, buffer in zip(module.head.parameters(), buffers, strict=True):
+        gradient = parameter.grad
+        if isinstance(optimizer, torch.optim.RMSprop):
+            gradient = gradient / (optimizer.state[parameter]["square_avg"].sqrt() + 1e-8)
+        torch.testing.assert_close(buffer, gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_momentum_that_a_later_call_asks_for():
+    fitted = model(phases=phases_of(0.0, optimizer="rmsprop", lr=1e-3), validation=None)
+    fitted.partial_fit(pictures(), Y).set_params(phases__phase_0__momentum=0.9)
+    assert len(fitted.partial_fit(pictures(), Y).history_) == 2
+
+
+class Pressing(skorch.callbacks.Callback):
+    """Presses Ctrl-C at the end of the second epoch."""
+
+    def on_epoch_end(self, net, **kwargs):
+        if len(net.history) == 2:
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_in_a_callback_is_no_end_of_the_phase(tmp_path):
+    handler = signal.getsignal(signal.SIGINT)
+    options = {"checkpoint_dir": tmp_path, "validation": None, "phases": one_phase(epochs=4)}
+    with pytest.raises(KeyboardInterrupt):
+        model(callbacks=[Pressing()], **options).fit(pictures(), Y)
+    assert signal.getsignal(signal.SIGINT) is handler
+    resumed = model(callbacks=[skorch.callbacks.Callback()], **options).fit(pictures(), Y)
+    assert len(resumed.history_) == 4
+
+
+class Residual(nn.Module):
+    """Adds, in its own forward, what a cut between the two would hand on once."""
+
+    def __init__(self, scale=1.0, dropout=0.0):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, 2)
+        self.second = nn.Conv2d(8, 8, 3, padding=1)
+        self.third = nn.Conv2d(8, 8, 3, bias=False)
+        self.head = nn.Linear(8, 2)
+        self.dropout = dropout
+        with torch.no_grad():
+            self.third.weight.mul_(scale)
+
+    def forward(self, x):
+        x = self.first(x).relu()
+        if self.dropout:
+            x = self.second(nn.functional.dropout(x, self.dropout, self.training)).relu()
+            x = nn.functional.dropout(x, self.dropout, self.training)
+        else:
+            x = x + self.second(x).relu()
+        return self.head(self.third(x).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("options", [{"scale": 1.0}, {"scale": 1e-5}, {"dropout": 0.5}])
+def test_no_cut_where_forward_itself_does_more_than_hand_on(options):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = Residual(**options)
+    zeros = {}
+
+    class Watching(skorch.callbacks.Callback):
+        """Notes how many zeros the part that learns is given in training."""
+
+        def on_train_begin(self, net, **kwargs):
+            for path, part in net.module_.learner.named_modules():
+                if path.rpartition(".")[2] == "third":
+                    self.hook = part.register_forward_pre_hook(self.note)
+
+        def note(self, part, inputs):
+            if part.training:
+                zeros.setdefault(self.n, []).append(float((inputs[0] == 0).float().mean()))
+
+    predicted = {}
+    for n in (10**9, 0):
+        watching = Watching()
+        watching.n = n
+        fitted = model(
+            net,
+            phases=one_phase(["third"], epochs=4, optimizer="adam"),
+            validation=0.25,
+            keep="final",
+            cache_bytes=n,
+            callbacks=[watching],
+        ).fit(pictures(), Y)
+        predicted[n] = fitted.predict_proba(pictures())
+    np.testing.assert_allclose(predicted[10**9], predicted[0], atol=1e-3)
+    np.testing.assert_allclose(np.mean(zeros[10**9]), np.mean(zeros[0]), atol=1e-3)
+
+
+class Splitting:
+    def __init__(self, *parts):
+        self.parts = parts
+
+    def split(self, X, y=None, groups=None):
+        yield from self.parts
+
+
+def test_a_splitter_that_gives_masks():
+    is_valid = np.arange(24) % 6 < 2
+    by_mask, by_position = (
+        model(validation=Splitting(parts)).fit(pictures(), Y)
+        for parts in ((~is_valid, is_valid), (np.flatnonzero(~is_valid), np.flatnonzero(is_valid)))
+    )
+    assert difference(by_mask, by_position) == 0
+    pd.testing.assert_frame_equal(
+        by_mask.history_.drop(columns="seconds"), by_position.history_.drop(columns="seconds")
+    )
+
+
+@pytest.mark.parametrize(
+    ("splitter", "message"),
+    [
+        (PredefinedSplit([-1] * 24), "gives no split with pictures in both parts"),
+        (Splitting((np.arange(24), [])), "gives no split with pictures in both parts"),
+        (Splitting((np.arange(24), [5, 7])), "2 pictures in both parts, the first at position 5"),
+    ],
+)
+def test_splitters_that_keep_nothing_apart(splitter, message):
+    with pytest.raises(ParameterError, match=message):
+        model(validation=splitter).fit(pictures(), Y)
+
+
+def test_batches_of_one_picture_leave_none_out():
+    seen = []
+
+    class Counting(skorch.callbacks.Callback):
+        def on_batch_end(self, net, batch, training, **kwargs):
+            seen.append(len(batch[1]))
+
+    phases = one_phase("head", epochs=1)
+    model(batch_size=1, validation=None, phases=phases, callbacks=[Counting()]).fit(pictures(), Y)
+    assert seen == [1] * 24
+
+
+def test_a_plateau_does_not_compare_losses_with_and_without_mixing():
+    phases = one_phase(epochs=12, lr=0.05, schedule="plateau", step_size=2)
+    options = {"validation": None, "label_smoothing": 0.2, "batch_size": 8}
+    fitted = model("small3", phases=phases, mixup=0.2, mix_off_epoch=6, **options)
+    history = fitted.fit(pictures(), Y).history_
+    expected, rate, best, n_worse = [], 0.05, np.inf, 0
+    for epoch, loss in enumerate(history["train_loss"]):
+        expected.append(rate)
+        best = np.inf if epoch == 6 else best
+        n_worse = 0 if loss < best else n_worse + 1
+        best = min(best, loss)
+        if n_worse == 2:
+            rate, n_worse = rate / 10, 0
+    np.testing.assert_allclose(history["lr"], expected)
+
+
+@pytest.mark.parametrize("train", ["head", "all", ["0"]])
+@pytest.mark.parametrize("wrap", [lambda net: net, Backbone])
+@pytest.mark.parametrize("again", [lambda m: m, copy.deepcopy, repickled, with_final_weights])
+def test_a_fitted_network_stays_though_the_one_it_was_copied_from_learns_on(train, wrap, again):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 8, 3, 2), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2),
+        )  # fmt: skip
+    fitted = model(wrap(net), phases=one_phase(train), validation=None, weights="default")
+    before = fitted.fit(pictures(), Y).predict_proba(pictures())
+    with torch.no_grad():
+        net[0].weight.mul_(3)
+        net[2].weight.mul_(3)
+    np.testing.assert_allclose(again(fitted).predict_proba(pictures()), before, atol=1e-6)
+    twice = again(again(fitted)).partial_fit(pictures(), Y)
+    straight = model(
+        wrap(net), phases=one_phase(train, epochs=3), validation=None, weights="default"
+    )
+    assert len(twice.history_) == 3
+    assert difference(twice, straight.fit(pictures(), Y)) > 1e-4, "it learns on from the new net"
