@@ -210,20 +210,22 @@ def _first_split(
     validation: Any, labels: npt.NDArray[np.int64], groups: Any
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """Positions of both parts, which some splitters give as masks."""
-    first = next(iter(validation.split(np.arange(len(labels)), labels, groups)), None)
-    parts = () if first is None else tuple(np.arange(len(labels))[part] for part in first)
-    if len(parts) != 2 or not all(map(len, parts)):
+    everything = np.arange(len(labels))
+    parts: Any = next(iter(validation.split(everything, labels, groups)), ((), ()))
+    # An empty list would be one of floats.
+    train, valid = (everything[np.asarray(part, None if len(part) else int)] for part in parts)
+    if not (len(train) and len(valid)):
         raise ParameterError(
             f"validation={shown(validation)} gives no split with pictures in both parts; pass "
             "another splitter, or a share such as 0.2"
         )
-    common = np.intersect1d(*parts)
+    common = np.intersect1d(train, valid)
     if len(common):
         raise ParameterError(
             f"the first split of validation={shown(validation)} has {len(common)} pictures in both "
             f"parts, the first at position {common[0]}; what was learnt from tells nothing new"
         )
-    return parts
+    return train, valid
 
 
 def groups_of(groups: Any, n_images: int) -> npt.NDArray[np.intp] | None:

@@ -1153,7 +1153,8 @@ def test_a_splitter_that_gives_masks():
     ("splitter", "message"),
     [
         (PredefinedSplit([-1] * 24), "gives no split with pictures in both parts"),
-        (Splitting((np.arange(24), [])), "gives no split with pictures in both parts"),
+        (Splitting((np.arange(24), np.array([]))), "gives no split with pictures in both parts"),
+        (Splitting((Y < 2, Y > 2)), "gives no split with pictures in both parts"),
         (Splitting((np.arange(24), [5, 7])), "2 pictures in both parts, the first at position 5"),
     ],
 )
