@@ -76,6 +76,23 @@ def digest_tensors(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def digest_learnt(module: nn.Module) -> str:
+    """SHA-256 of all that training changes: parameters, and statistics of normalisations.
+
+    Other buffers may be written to by every forward pass, such as those that count them.
+    """
+    norms = {
+        f"{path}.{name}": buffer
+        for path, part in module.named_modules()
+        if isinstance(part, nn.modules.batchnorm._NormBase)
+        for name, buffer in part.named_buffers(recurse=False)
+    }
+    digest = hashlib.sha256()
+    for name, value in sorted({**dict(module.named_parameters()), **norms}.items()):
+        add_tensor(digest, name, value)
+    return digest.hexdigest()
+
+
 class _Pickler(pickle.Pickler):
     """Pickles that are alike for equal things: tensors by their digests."""
 

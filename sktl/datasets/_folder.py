@@ -74,8 +74,8 @@ def load_image_folder(
     Warns
     -----
     UserWarning
-        If the classes seem to be the folders one level below: where all pictures lie in those, and
-        there is one class only, or classes have names such as "train" and "test".
+        If the classes seem to be the folders one level below: where all pictures lie in several of
+        those, and there is one class only, or classes have names such as "train" and "test".
 
     Examples
     --------
@@ -109,7 +109,7 @@ def load_image_folder(
             f"exclude: {root} has no class {', '.join(map(repr, unknown))}."
             + "".join(suggest(name, classes) for name in unknown)
         )
-    _warn_of_parts(root, found, classes)
+    _warn_of_parts(root, [path for path in found if _class_of(path) not in excluded])
     chosen = found
     if split_file is not None:
         chosen = _read_split(Path(split_file), root, in_classes=not loose)
@@ -153,12 +153,15 @@ def missing_files(paths: Sequence[Path | str], hint: str) -> FileNotFoundError |
     )
 
 
-def _warn_of_parts(root: Path, found: list[str], classes: set[str]) -> None:
+def _warn_of_parts(root: Path, found: list[str]) -> None:
     """Say so if the class folders seem to be parts of a data set, with the classes in them."""
+    classes = {_class_of(path) for path in found}
     are_parts = len(classes) == 1 or {name.casefold() for name in classes} <= _PARTS
     if not classes or not are_parts or min(path.count("/") for path in found) < 2:
         return
     below = sorted({path.split("/")[1] for path in found})
+    if len(below) == 1:
+        return
     warnings.warn(
         f"{root} holds the folders {', '.join(map(repr, sorted(classes)[:_SHOWN]))}, which are "
         f"taken for classes; the pictures lie in folders in them, such as "

@@ -16,13 +16,13 @@ from sktl.backbones import Backbone, BackboneSpec, Preprocessing, load_backbone
 from sktl.backbones._feature_network import replicate
 from sktl.backbones._registry import is_registered, weights_key
 from sktl.backbones._scratch import list_scratch
-from sktl.backbones._weights import digest_tensors, local_file
+from sktl.backbones._weights import digest_learnt, local_file
 from sktl.exceptions import WeightsError
 
 if TYPE_CHECKING:
     from sktl.engine._store import FeatureStore
 
-__all__ = ["Network", "require_same", "spec_now"]
+__all__ = ["Network", "may_learn", "require_same", "spec_now"]
 
 Layer = str | int
 
@@ -109,7 +109,7 @@ class Network:
 
     def spec_now(self) -> BackboneSpec:
         """The spec, with the digest of a network of the caller's own as it is by now."""
-        return self.spec if isinstance(self._backbone, str) else spec_now(self.load())
+        return spec_now(self.load()) if may_learn(self._backbone) else self.spec
 
     def shape(self, layer: Layer, size: int | None) -> tuple[int, ...]:
         """Shape of a layer for one picture.
@@ -166,7 +166,7 @@ class Network:
         return self._known[name]
 
     def _find_alias(self) -> str | None:
-        if not isinstance(self._backbone, str) or is_registered(self._backbone):
+        if may_learn(self._backbone):
             return None
         versions = [_version(package) for package in ("sktl", "torch", "torchvision", "timm")]
         parts = [self._backbone, weights_key(self._weights), versions, self._image_size]
@@ -181,15 +181,20 @@ def _version(package: str) -> str | None:
         return None
 
 
-def spec_now(backbone: Backbone) -> BackboneSpec:
-    """Facts about a network.
+def may_learn(backbone: Any) -> bool:
+    """Whether a `backbone` parameter means an object of the caller's, be it by a name.
 
-    One that is known by no name may have learnt since its facts were taken down: the digest is that
-    of its tensors as they are.
+    What is in a library is made anew each time.
     """
-    if backbone.spec.source != "module":
-        return backbone.spec
-    return dataclasses.replace(backbone.spec, digest=digest_tensors(backbone.module))
+    return not isinstance(backbone, str) or is_registered(backbone)
+
+
+def spec_now(backbone: Backbone) -> BackboneSpec:
+    """Facts about a network that may have learnt since they were taken down.
+
+    The digest is that of what training changes.
+    """
+    return dataclasses.replace(backbone.spec, digest=digest_learnt(backbone.module))
 
 
 def require_same(fitted: BackboneSpec, now: BackboneSpec) -> None:

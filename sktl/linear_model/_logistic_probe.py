@@ -191,9 +191,9 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
         )
         if not found.converged:
             warnings.warn(
-                f"LogisticProbe stopped after {found.n_iter} iterations, before the gradient fell "
-                f"to tol={self.tol}. Raise max_iter (now {self.max_iter}) or tol, lower C, scale "
-                "the features or give them as float64.",
+                f"LogisticProbe stopped after {found.n_iter} iterations, before the gradient and "
+                f"what a step gains were as small as tol={self.tol} asks for. Raise max_iter (now "
+                f"{self.max_iter}) or tol, lower C, scale the features or give them as float64.",
                 ConvergenceWarning,
                 stacklevel=2,
             )
@@ -305,10 +305,7 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
             check_consistent_length(X, weight)
         if (weight < 0).any():
             raise ValueError("sample_weight must not be negative")
-        with np.errstate(over="ignore"):
-            is_finite = np.isfinite(weight.sum())
-        if not is_finite:
-            raise ValueError("sample_weight must be finite, and so must be its sum")
+        _require_finite(weight, "sample_weight")
         if not weight.any():
             raise ValueError("sample_weight must not be zero for every sample")
         if self.class_weight == "balanced":
@@ -325,7 +322,15 @@ class LogisticProbe(ClassifierMixin, BaseEstimator):
             )
             if not weight.any():
                 raise ValueError("class_weight must not be zero for every class that has weight")
+            _require_finite(weight, "sample_weight times class_weight")
         return weight
+
+
+def _require_finite(weight: Array, name: str) -> None:
+    with np.errstate(over="ignore"):
+        total = weight.sum()
+    if not np.isfinite(total):
+        raise ValueError(f"{name} must be finite, and so must be its sum")
 
 
 def _require_squares(X: Array) -> None:

@@ -97,6 +97,8 @@ def minimise(
                 return Minimum(weights, n_iter, steepest <= tol)
             pairs.clear()
             continue
+        if steepest <= tol and line.value >= value:  # rounding is all that is left of the gain
+            return Minimum(weights, n_iter, True)
         value, P, Z = line.value, line.P, line.Z
         weights_before, grad_before = weights, grad
         weights = weights + X.dtype.type(step) * direction

@@ -48,7 +48,7 @@ def out_of_subset_rate(y_pred: npt.ArrayLike, subset: Iterable[Any]) -> float:
     labels = np.asarray(y_pred, dtype=object if isinstance(y_pred, (list, tuple)) else None)
     if labels.ndim != 1:
         raise ParameterError(f"y_pred must have one label a sample; got shape {labels.shape}")
-    predicted, allowed = labels.tolist(), _labels_of(subset)
+    predicted, allowed = _as_keys(labels.tolist()), _labels_of(subset)
     if not predicted or not allowed:
         raise ParameterError("y_pred and subset need at least one label each")
     require_one_kind(y_pred=predicted, subset=allowed)
@@ -90,7 +90,11 @@ def _labels_of(subset: Any) -> list[Any]:
         raise ParameterError(
             f"subset must be a list of labels, not one string or number; got {subset!r}"
         )
-    # Those of NumPy and torch, as numbers of Python: tensors are no keys.
+    return _as_keys(labels)
+
+
+def _as_keys(labels: list[Any]) -> list[Any]:
+    """Those of NumPy and torch as values of Python: tensors are no keys."""
     return [label.item() if hasattr(label, "item") else label for label in labels]
 
 
@@ -107,7 +111,8 @@ class OutOfSubsetScorer:
         """Negated rate of an estimator's predictions."""
         subset: Any = self.subset
         inner = innermost(estimator)
-        if subset is None and hasattr(inner, "in_subset_"):
+        marks = subset is None and hasattr(inner, "in_subset_")
+        if marks and np.array_equal(inner.classes_, estimator.classes_):  # by the same names
             subset = inner.classes_[inner.in_subset_]
         return -out_of_subset_rate(
             estimator.predict(X), np.asarray(y if subset is None else subset)

@@ -13,7 +13,7 @@ from torch import nn
 from sktl.backbones import Backbone, BackboneSpec, Preprocessing, load_backbone
 from sktl.backbones._weights import seeded
 from sktl.engine import Network, Recipe, compute_features, resolve_store
-from sktl.engine._network import spec_now
+from sktl.engine._network import may_learn, spec_now
 from sktl.exceptions import ImageDecodeError
 from sktl.images import ImageCollection
 from sktl.nn.heads import make_head
@@ -58,6 +58,8 @@ class Built:
         What it sees.
     spec : BackboneSpec
         Of the backbone it was made from.
+    found : BackboneSpec
+        Of the backbone as it was when this was built, which may have learnt since the fit.
     has_learnt : bool
         Whether the trunk differs from that backbone.
     """
@@ -66,6 +68,7 @@ class Built:
     module: TransferNet
     preprocessing: Preprocessing
     spec: BackboneSpec
+    found: BackboneSpec
     _stored: Network | None
     has_learnt: bool = False
     _whole: Backbone | None = field(default=None, repr=False)
@@ -84,7 +87,7 @@ class Built:
 
         None if it has random weights, or is an object of the caller's that has learnt meanwhile.
         """
-        if self._stored is None or self.spec.source != "module":
+        if self._stored is None or self._stored.alias:
             return self._stored
         return self._stored if self._stored.spec_now().digest == self.spec.digest else None
 
@@ -122,6 +125,7 @@ def build(
     built : Built
     """
     backbone = _backbone(estimator, seed)
+    spec = described_spec(estimator, seed, backbone)
     preprocessing = preprocessing_of(estimator, backbone)
     if statistics is not None:
         preprocessing = replace(preprocessing, mean=statistics[0], std=statistics[1])
@@ -153,12 +157,15 @@ def build(
             estimator.weights if known else "default",
             resolve_store(estimator.store),
         )
-    return Built(net, module, preprocessing, spec_now(backbone), stored)
+    return Built(net, module, preprocessing, spec, spec, stored)
 
 
-def described_spec(estimator: CNNClassifier, seed: int) -> BackboneSpec:
+def described_spec(
+    estimator: CNNClassifier, seed: int, backbone: Backbone | None = None
+) -> BackboneSpec:
     """Facts about the backbone that the parameters describe, as it is by now."""
-    return spec_now(_backbone(estimator, seed))
+    backbone = backbone or _backbone(estimator, seed)
+    return spec_now(backbone) if may_learn(estimator.backbone) else backbone.spec
 
 
 def bare_network(estimator: CNNClassifier) -> TransferNet:

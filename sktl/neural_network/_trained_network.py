@@ -11,7 +11,7 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from sktl.engine._network import require_same
+from sktl.engine._network import may_learn, require_same
 from sktl.exceptions import ParameterError
 from sktl.neural_network._build import Built, Statistics, build, described_spec, has_trunk
 from sktl.training._history import remember
@@ -98,7 +98,7 @@ class TrainedNetworkMixin(PortableMixin, BaseEstimator):
 
     @contextlib.contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
-        """Give up a network whose training failed: what is kept of it is its last good state."""
+        """Give up a network in case of an error: what is kept of it is its last good state."""
         try:
             yield
         except BaseException:
@@ -115,8 +115,9 @@ class TrainedNetworkMixin(PortableMixin, BaseEstimator):
             self._made = self._build()
             if self._states and hasattr(self, "history_"):
                 remember(self._made.net, self.history_)
-            self._spec: BackboneSpec = self._made.spec
-            self._load(getattr(self, "_loaded", self.keep))
+            self._spec: BackboneSpec = self._made.spec  # that of the fit, if there was one
+            with self._all_or_nothing():
+                self._load(getattr(self, "_loaded", self.keep))
         return self._made
 
     def _build(self, *, callbacks: bool = True) -> Built:
@@ -127,10 +128,10 @@ class TrainedNetworkMixin(PortableMixin, BaseEstimator):
         built = build(described, self._seed, self._statistics, len(self.classes_))
         if not (hasattr(self, "_spec") and self._states):
             return built
-        if "_trunk" in vars(self) and built.spec != self._spec:
+        built.spec = self._spec
+        if "_trunk" in vars(self) and built.found != self._spec:
             built.module.trunk.load_state_dict(self._trunk)
-            built.spec = self._spec
-        require_same(self._spec, built.spec)
+            built.found = self._spec
         return built
 
     def _as_fitted(self) -> Any:
@@ -147,10 +148,11 @@ class TrainedNetworkMixin(PortableMixin, BaseEstimator):
         if state is None:
             return
         built = self._built()
-        if built.has_learnt and not has_trunk(state):
-            # That of an epoch before the trunk learnt, which was as it is built.
-            before = self._build(callbacks=False).module.trunk.state_dict()
-            built.module.trunk.load_state_dict(before)
+        if not has_trunk(state):  # that of an epoch before the trunk learnt
+            before = self._build(callbacks=False) if built.has_learnt else built
+            require_same(self._spec, before.found)
+            if built.has_learnt:
+                built.module.trunk.load_state_dict(before.module.trunk.state_dict())
         built.load(state)
         is_last = state is self._states["final"] or self.best_epoch_ == len(self.history_)
         if not is_last and hasattr(built.net, "optimizer_"):
@@ -173,15 +175,19 @@ class TrainedNetworkMixin(PortableMixin, BaseEstimator):
     def _trunk_of_the_fit(self, made: Built | None) -> dict[str, torch.Tensor] | None:
         """The tensors of the trunk, where the object that they were copied from has learnt since.
 
-        What learnt in the fit is as one of the kept states has it; so all of them must have it.
+        Only where some of the kept states do not have them.
         """
         if "_trunk" in vars(self):
             return self._trunk
-        if made is None or made.spec.source != "module" or not hasattr(self, "_spec"):
+        if made is None or made.has_learnt or not may_learn(self._described_network["backbone"]):
             return None
-        if made.has_learnt and not all(has_trunk(state) for state in self._states.values()):
+        if all(has_trunk(state) for state in self._states.values()):
             return None
-        if described_spec(self._as_fitted(), self._seed).digest == made.spec.digest:
+        try:
+            is_as_fitted = described_spec(self._as_fitted(), self._seed).digest == made.spec.digest
+        except Exception:  # noqa: BLE001 (whatever has become of it)
+            is_as_fitted = False
+        if is_as_fitted:
             return None
         tensors: dict[str, torch.Tensor] = made.module.trunk.state_dict()
         return {name: tensor.clone() for name, tensor in tensors.items()}

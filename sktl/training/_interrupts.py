@@ -26,17 +26,21 @@ def interrupts_of(net: Any) -> Iterator[None]:
         return
 
     def note(number: int, frame: FrameType | None) -> None:
-        net.__dict__["was_interrupted"] = True
-        before(number, frame)
+        try:
+            before(number, frame)
+        except KeyboardInterrupt:
+            net.__dict__["was_interrupted"] = True
+            raise
 
     signal.signal(signal.SIGINT, note)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        if signal.getsignal(signal.SIGINT) is note:  # and not that of a callback
+            signal.signal(signal.SIGINT, before)
         net.__dict__.pop("was_interrupted", None)
 
 
 def was_interrupted(net: Any) -> bool:
-    """Whether the signal has come since training began."""
-    return "was_interrupted" in vars(net)
+    """Whether the signal has raised the exception since this was last asked."""
+    return bool(net.__dict__.pop("was_interrupted", False))

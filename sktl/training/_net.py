@@ -267,6 +267,7 @@ class TransferSkorchNet(ClassifierMixin, skorch.NeuralNet):
 
     def notify(self, method_name: str, **cb_kwargs: Any) -> None:
         """As skorch does, but for callbacks that stop training by a KeyboardInterrupt."""
+        was_interrupted(self)  # what came before was caught
         try:
             super().notify(method_name, **cb_kwargs)
         except KeyboardInterrupt as error:

@@ -9,6 +9,7 @@ import torch
 
 __all__ = [
     "empty_cache",
+    "generator_states",
     "in_parts",
     "is_out_of_memory",
     "noise",
@@ -79,6 +80,14 @@ def seed_generators(seed: int, device: torch.device) -> None:
             torch.cuda.manual_seed(seed)
     elif device.type == "mps":
         torch.mps.manual_seed(seed)
+
+
+def generator_states(device: torch.device) -> list[torch.Tensor]:
+    """Of torch's generators of the CPU and of a device."""
+    states = [torch.get_rng_state()]
+    if device.type in ("cuda", "mps"):
+        states.append(getattr(torch, device.type).get_rng_state())
+    return states
 
 
 @contextlib.contextmanager

@@ -78,11 +78,17 @@ def test_classes_one_level_below_are_pointed_out(tmp_path, names, level):
         ["train/rose/1.jpg", "test/2.jpg"],
         ["train/1.jpg", "train/2.jpg"],
         ["train/wheels/1.jpg", "bus/2/1.jpg"],
+        ["n02099601/images/1.jpg", "n02099601/images/2.jpg"],
     ],
 )
 def test_folders_that_may_well_be_classes_are_not(tmp_path, names):
     touch(tmp_path, *names)
     assert len(load_image_folder(tmp_path).images) == 2
+
+
+def test_of_parts_that_are_excluded_nothing_is_said(tmp_path):
+    touch(tmp_path, "train/1.jpg", "test/rose/1.jpg")
+    assert len(load_image_folder(tmp_path, exclude="test").images) == 1
 
 
 def test_flat_folder_has_no_labels(tmp_path):

@@ -329,6 +329,36 @@ def test_a_network_that_learns_on_after_the_fit_is_an_error(kind, store):
     assert np.abs(features.fit_transform(images) - before).max() > 1e-3
 
 
+class Counting(nn.Module):
+    """Counts its forward passes in a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+        self.body = tiny().module
+
+    def forward(self, x):
+        self.calls += 1
+        return self.body(x)
+
+
+@pytest.mark.parametrize("wrap", [lambda net: net, Backbone])
+def test_a_network_that_writes_down_its_calls_has_learnt_nothing(wrap):
+    features = CNNFeatures(wrap(Counting()), image_size=24, store=None)
+    once, again = features.fit_transform(PHOTOS), features.transform(PHOTOS)
+    np.testing.assert_allclose(once, again, rtol=1e-5)
+    features.transform(PHOTOS)
+
+
+def test_a_registered_object_that_learns_on_is_noticed_too():
+    made = tiny()
+    register_backbone("learns-on", lambda: made.module)
+    features = CNNFeatures("learns-on", image_size=24, store=None).fit(PHOTOS)
+    scale_first(made.module, 2)
+    with pytest.raises(WeightsError, match=r"are not those of the fit|have changed since the fit"):
+        features.transform(PHOTOS)
+
+
 @pytest.mark.parametrize("store", [None, "memory"])
 def test_a_network_made_for_one_size_is_made_for_the_size_that_is_asked_for(store):
     for size in (64, 32):

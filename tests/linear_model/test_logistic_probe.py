@@ -210,6 +210,17 @@ def test_weights_far_too_large_are_no_minimum(C, dtype):
     assert objective(probe, X, y, C) <= 1.01 * objective(exact, X, y, C)
 
 
+@pytest.mark.parametrize(("scale", "C"), [(10.0, 1e3), (10.0, 1e4), (1.0, 1e4)])
+def test_separable_float32_features_are_no_endless_work(scale, C):
+    random = np.random.default_rng(1)
+    y = np.arange(300) % 10
+    X = random.normal(size=(10, 512))[y] + random.normal(size=(300, 512))
+    X = (np.maximum(X, 0) * scale).astype(np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert LogisticProbe(C=C).fit(X, y).n_iter_[0] < 100
+
+
 def test_many_classes_are_learnt_though_the_first_gradient_is_small():
     X, y = of_one_length(600, 2, 256)
     probe = LogisticProbe(C=100).fit(X, y)

@@ -168,6 +168,9 @@ def test_labels_of_several_types_are_not_mixed_up():
     assert out_of_subset_rate(np.array([1, 2]), np.array([2])) == 0.5
     assert out_of_subset_rate(["a", 1], ["a", 1]) == 0.0
     assert out_of_subset_rate(torch.tensor([1, 2]), torch.tensor([1, 2])) == 0.0
+    assert out_of_subset_rate(list(torch.tensor([1, 2])), [1]) == 0.5
+    dates = np.array(["2020-01-01", "2021-01-01"], "M8[D]")
+    assert out_of_subset_rate(list(dates), dates[:1]) == 0.5
 
 
 @pytest.mark.parametrize("missing", [None, np.nan])

@@ -24,7 +24,7 @@ from torch import nn
 
 from sktl import CNNClassifier, CNNFeatures, Phase, as_images
 from sktl.backbones import Backbone, Preprocessing
-from sktl.exceptions import DivergenceError, ImageDecodeError, ParameterError
+from sktl.exceptions import DivergenceError, ImageDecodeError, ParameterError, WeightsError
 from sktl.images import ImageCollection
 from sktl.neural_network._parts import split
 from sktl.training import Augmentation, Patience, _sources, _trainer
@@ -1070,6 +1070,31 @@ def test_ctrl_c_in_a_callback_is_no_end_of_the_phase(tmp_path):
     assert len(resumed.history_) == 4
 
 
+class Graceful(skorch.callbacks.Callback):
+    """Ends the phase after a Ctrl-C that a handler has only taken note of."""
+
+    def __init__(self, pressed):
+        self.pressed = pressed
+
+    def on_epoch_end(self, net, **kwargs):
+        if len(net.history) == 2:
+            signal.raise_signal(signal.SIGINT)
+        if self.pressed:
+            self.pressed.clear()
+            raise KeyboardInterrupt
+
+
+def test_a_handler_that_only_takes_note_leaves_the_end_of_the_phase_to_a_callback():
+    pressed, before = [], signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, lambda *_: pressed.append(1))
+    try:
+        phases = [("a", Phase("all", 5, lr=0.01)), ("b", Phase("all", 1, lr=0.01))]
+        fitted = model(callbacks=[Graceful(pressed)], validation=None, phases=phases)
+        assert fitted.fit(pictures(), Y).history_["phase"].tolist() == ["a", "a", "b"]
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 class Residual(nn.Module):
     """Adds, in its own forward, what a cut between the two would hand on once."""
 
@@ -1127,6 +1152,47 @@ def test_no_cut_where_forward_itself_does_more_than_hand_on(options):
         predicted[n] = fitted.predict_proba(pictures())
     np.testing.assert_allclose(predicted[10**9], predicted[0], atol=1e-3)
     np.testing.assert_allclose(np.mean(zeros[10**9]), np.mean(zeros[0]), atol=1e-3)
+
+
+class Functional(nn.Module):
+    """Normalises and, by batch, drops in its own forward."""
+
+    def __init__(self, p=0.0):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, 2), nn.Conv2d(8, 8, 3, bias=False)
+        self.third, self.head = nn.Conv2d(8, 8, 3), nn.Linear(8, 2)
+        self.register_buffer("mean", torch.zeros(8))
+        self.register_buffer("var", torch.ones(8))
+        self.p = p
+
+    def forward(self, x):
+        x = self.first(x)
+        if self.training and float(torch.rand(())) < self.p:
+            x = x * 0
+        x = nn.functional.batch_norm(self.second(x), self.mean, self.var, training=self.training)
+        return self.head(self.third(x.relu()).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.9])
+def test_looking_for_a_cut_leaves_no_trace(p):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = Functional(p)
+    phases = one_phase(["third"], epochs=4, lr=0.1)
+    options = {"validation": None, "phases": phases, "batch_size": 8}
+    kept, anew = (model(net, cache_bytes=n, **options).fit(pictures(), Y) for n in (10**9, 0))
+    if p:
+        assert difference(kept, anew) < 1e-3
+    module = anew.net_.module_
+    module.cut = None
+    before = net.mean.clone()
+    with torch.random.fork_rng(devices=[]):
+        module.begin(phases[0][1], is_pretrained=True)
+        module.find_cut(torch.randn(2, 3, 32, 32))
+    assert torch.equal(net.mean, before)
+    buffers = {name: b.clone() for name, b in module.named_buffers()}
+    module.find_cut(torch.randn(2, 3, 32, 32))
+    assert all(torch.equal(b, buffers[name]) for name, b in module.named_buffers())
 
 
 class Splitting:
@@ -1213,3 +1279,46 @@ def test_a_fitted_network_stays_though_the_one_it_was_copied_from_learns_on(trai
     )
     assert len(twice.history_) == 3
     assert difference(twice, straight.fit(pictures(), Y)) > 1e-4, "it learns on from the new net"
+
+
+@pytest.mark.parametrize("wrap", [lambda net: net, Backbone])
+def test_copies_that_hold_all_that_learnt_need_the_network_no_more(wrap):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)
+        )
+    phases = [("head", Phase("head", 1)), ("all", Phase("all", 1, lr=1e-4))]
+    fitted = model(wrap(net), phases=phases, weights="default", keep="final").fit(pictures(), Y)
+    copied, before = copy.copy(fitted), fitted.predict_proba(pictures())
+    with torch.no_grad():
+        net[0].weight.mul_(3)
+    for other in (copied, repickled(copied), repickled(fitted), with_final_weights(fitted)):
+        np.testing.assert_allclose(other.predict_proba(pictures()), before, atol=1e-6)
+
+
+def test_a_head_whose_network_learnt_on_fails_each_time():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)
+        )
+    phases = [("head", Phase("head", 1))]
+    fitted = model(net, phases=phases, weights="default", validation=None).fit(pictures(), Y)
+    copied = repickled(fitted)
+    with torch.no_grad():
+        copied.backbone[0].weight.mul_(3)
+    for _ in range(2):
+        with pytest.raises(WeightsError, match="have changed since the fit"):
+            copied.predict(pictures())
+
+
+def test_a_network_that_is_gone_is_no_reason_not_to_pickle():
+    inner = model(phases=one_phase(epochs=1)).fit(pictures(), Y)
+    outer = model(inner, phases=one_phase("head", epochs=1), weights="default", validation=None)
+    before = outer.fit(pictures(), Y).predict_proba(pictures())
+    with pytest.raises(ValueError, match="inconsistent"):
+        inner.fit(pictures(), Y[:3])
+    content = pickle.dumps(outer)
+    assert len(content) > 0
+    np.testing.assert_array_equal(outer.predict_proba(pictures()), before)
