@@ -85,8 +85,8 @@ def fine_tuned(backbone, phase, **parameters):
     )
 
 
-def last_stages(backbone, epochs):
-    phase = Phase("last:2", epochs, lr=0.01, nesterov=True, schedule="one_cycle")
+def last_stages(backbone, epochs, lr=0.01):
+    phase = Phase("last:2", epochs, lr=lr, nesterov=True, schedule="one_cycle")
     return fine_tuned(backbone, phase, augment="light", augment_copies=4)
 
 
@@ -116,6 +116,7 @@ STUDIES = {
         "frozen, logistic regression": frozen,
         "head only": head_only,
         "fine-tuned, last stages": lambda backbone: last_stages(backbone, 5),
+        "fine-tuned, last stages, gently": lambda backbone: last_stages(backbone, 5, lr=0.001),
     },
     "caltech101": {
         "frozen, logistic regression": frozen,
