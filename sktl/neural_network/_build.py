@@ -125,7 +125,7 @@ def build(
     built : Built
     """
     backbone = _backbone(estimator, seed)
-    spec = described_spec(estimator, seed, backbone)
+    spec = _spec_of(estimator, backbone)
     preprocessing = preprocessing_of(estimator, backbone)
     if statistics is not None:
         preprocessing = replace(preprocessing, mean=statistics[0], std=statistics[1])
@@ -160,12 +160,9 @@ def build(
     return Built(net, module, preprocessing, spec, spec, stored)
 
 
-def described_spec(
-    estimator: CNNClassifier, seed: int, backbone: Backbone | None = None
-) -> BackboneSpec:
+def described_spec(estimator: CNNClassifier, seed: int) -> BackboneSpec:
     """Facts about the backbone that the parameters describe, as it is by now."""
-    backbone = backbone or _backbone(estimator, seed)
-    return spec_now(backbone) if may_learn(estimator.backbone) else backbone.spec
+    return _spec_of(estimator, _backbone(estimator, seed))
 
 
 def bare_network(estimator: CNNClassifier) -> TransferNet:
@@ -228,6 +225,10 @@ def logits_of(
             built.module.head(torch.from_numpy(values).to(device)).cpu().numpy()
         )
     return logits
+
+
+def _spec_of(estimator: CNNClassifier, backbone: Backbone) -> BackboneSpec:
+    return spec_now(backbone) if may_learn(estimator.backbone) else backbone.spec
 
 
 def _backbone(estimator: CNNClassifier, seed: int) -> Backbone:

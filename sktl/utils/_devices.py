@@ -85,8 +85,10 @@ def seed_generators(seed: int, device: torch.device) -> None:
 def generator_states(device: torch.device) -> list[torch.Tensor]:
     """Of torch's generators of the CPU and of a device."""
     states = [torch.get_rng_state()]
-    if device.type in ("cuda", "mps"):
-        states.append(getattr(torch, device.type).get_rng_state())
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    if device.type == "mps":
+        states.append(torch.mps.get_rng_state())
     return states
 
 
