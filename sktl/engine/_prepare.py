@@ -135,7 +135,7 @@ def _cut(
 
 
 def prepare_on(
-    device: torch.device, image: Picture, preprocessing: Preprocessing
+    device: torch.device, image: Picture | torch.Tensor, preprocessing: Preprocessing
 ) -> torch.Tensor | npt.NDArray[np.uint8]:
     """The centre of a picture, resized by the device where that gives the same as `prepare`.
 
@@ -143,8 +143,8 @@ def prepare_on(
     ----------
     device : torch.device
         Where the pixels are wanted.
-    image : PIL.Image.Image of mode RGB, or ndarray of shape (height, width, 3), dtype uint8
-        The decoded picture.
+    image : PIL.Image.Image of mode RGB, ndarray or Tensor of shape (height, width, 3), dtype uint8
+        The decoded picture; a tensor is on the device.
     preprocessing : Preprocessing
         Sizes and interpolation.
 
@@ -160,13 +160,15 @@ def prepare_on(
     try:
         if size_of(image) != (width, height) and resizes_like_pillow(interpolation, device):
             box = (left, top, left + size, top + size)
-            part = resize_part(np.asarray(image), (width, height), box, interpolation, device)
+            pixels = image if isinstance(image, torch.Tensor) else np.asarray(image)
+            part = resize_part(pixels, (width, height), box, interpolation, device)
             if part is not None:
                 return part[None]
     except RuntimeError as error:
         if not is_out_of_memory(error):  # without room for this, there may be some for the batch
             raise
-    return prepare(image, preprocessing)
+    on_host = image.cpu().numpy() if isinstance(image, torch.Tensor) else image
+    return prepare(on_host, preprocessing)
 
 
 def _resize_in_torch(
@@ -187,7 +189,7 @@ def _centre(length: int, size: int) -> int:
     return round((length - size) / 2)
 
 
-def _resized(image: Picture, preprocessing: Preprocessing) -> tuple[int, int]:
+def _resized(image: Picture | torch.Tensor, preprocessing: Preprocessing) -> tuple[int, int]:
     """Width and height after resizing."""
     resize = preprocessing.resize
     width, height = size_of(image)

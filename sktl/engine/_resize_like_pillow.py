@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
 
 __all__ = [
@@ -34,9 +35,12 @@ class Weights(NamedTuple):
     whole: npt.NDArray[np.int32]  # (n, k), of it and those after it, in units of 2**-BITS
 
 
-def size_of(image: Image.Image | Pixels) -> tuple[int, int]:
+def size_of(image: Image.Image | Pixels | torch.Tensor) -> tuple[int, int]:
     """Width and height."""
-    return image.size if isinstance(image, Image.Image) else image.shape[1::-1]
+    if isinstance(image, Image.Image):
+        return image.size
+    height, width = image.shape[:2]
+    return width, height
 
 
 def goes_across_first(old: tuple[int, int], new: tuple[int, int]) -> bool:

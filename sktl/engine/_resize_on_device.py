@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,13 +12,13 @@ import torch
 
 from sktl.engine._resize_like_pillow import BITS, goes_across_first, is_like_pillow, resize_weights
 
-__all__ = ["resize_part", "resizes_like_pillow"]
+__all__ = ["MOST_LEVELS", "resize_part", "resizes_like_pillow"]
 
 # Each of Pillow's weights is the sum of a high and a low part here, so that all that is multiplied
 # and added are whole numbers below 2**24: float32 holds these exactly, whatever the order.
 _LOW_BITS, _EXACT = 12, 1 << 24
 # Levels of a picture, each of which takes 8 bytes of the device, for each thread that decodes.
-_MOST_LEVELS = 1 << 23
+MOST_LEVELS = 1 << 23
 
 
 class _Weights(NamedTuple):
@@ -27,7 +28,7 @@ class _Weights(NamedTuple):
 
 
 def resize_part(
-    pixels: npt.NDArray[np.uint8],
+    pixels: npt.NDArray[np.uint8] | torch.Tensor,
     size: tuple[int, int],
     box: tuple[int, int, int, int],
     interpolation: str,
@@ -37,8 +38,8 @@ def resize_part(
 
     Parameters
     ----------
-    pixels : ndarray of shape (height, width, 3), dtype uint8
-        The picture.
+    pixels : ndarray or Tensor of shape (height, width, 3), dtype uint8
+        The picture; a tensor is on the device.
     size : tuple of 2 ints
         Width and height of the whole after resizing.
     box : tuple of 4 ints
@@ -64,16 +65,21 @@ def resize_part(
     if across is None or down is None:
         return None
     seen = pixels[down.start : down.stop, across.start : across.stop]
-    if seen.size > _MOST_LEVELS:
+    if math.prod(seen.shape) > MOST_LEVELS:
         return None
-    x = torch.from_numpy(seen.copy())
-    if device.type == "cuda":
-        x = x.pin_memory()
-    x = x.to(device, non_blocking=True).permute(1, 0, 2).float()  # (H, W, 3) -> (W, H, 3)
+    x = seen if isinstance(seen, torch.Tensor) else _sent(seen, device)
+    x = x.permute(1, 0, 2).float()  # (H, W, 3) -> (W, H, 3)
     x = _rounded(across.matrix @ x.flatten(1))  # (w, H * 3)
     x = x.view(right - left, -1, 3).transpose(0, 1)  # (w, H, 3) -> (H, w, 3)
     x = _rounded(down.matrix @ x.flatten(1).float())  # (h, w * 3)
     return x.view(bottom - top, right - left, 3).to(torch.uint8)
+
+
+def _sent(pixels: npt.NDArray[np.uint8], device: torch.device) -> torch.Tensor:
+    x = torch.from_numpy(pixels.copy())
+    if device.type == "cuda":
+        x = x.pin_memory()
+    return x.to(device, non_blocking=True)
 
 
 def _rounded(sums: torch.Tensor) -> torch.Tensor:

@@ -22,6 +22,7 @@ from sktl.images._decode import (
     describe,
     is_encoded,
     lay_on,
+    plain_jpeg,
     read_pixels,
     read_rgb,
 )
@@ -192,6 +193,28 @@ class ImageCollection:
             return read_pixels(item, self.background, least=least)
         array = self._uint8(i, item)
         return array if array.shape[2] == 3 else self._as_rgb(array)
+
+    def plain_jpeg(self, i: int, *, most: int | None = None) -> bytes | None:
+        """The file of picture `i`, if decoders other than Pillow's can be trusted with it.
+
+        Parameters
+        ----------
+        i : int
+            Its position in the collection.
+        most : int, default=None
+            Pixels that it may have, if given.
+
+        Returns
+        -------
+        encoded : bytes or None
+            An upright JPEG in gray or YCbCr that ends as it should; None for everything else, and
+            for what is damaged as far as can be told undecoded.
+        """
+        item = self[i]
+        try:
+            return plain_jpeg(item, most=most) if is_encoded(item) else None
+        except BadImageError:
+            return None
 
     def _uint8(self, i: int, item: Any) -> npt.NDArray[np.uint8]:
         """Picture `i`, which is no file, as (height, width, 1, 3 or 4); raise BadImageError."""

@@ -32,13 +32,15 @@ __all__ = [
     "is_surely_opaque",
     "lay_on",
     "parse_background",
+    "plain_jpeg",
     "read_pixels",
     "read_rgb",
 ]
 
 RGB = tuple[int, int, int]
 WHITE: RGB = (255, 255, 255)
-_JPEG = b"\xff\xd8\xff"
+_JPEG, _END_OF_JPEG = b"\xff\xd8\xff", b"\xff\xd9"
+_YCBCR = [1, 2, 3]  # what such a JPEG calls its components
 # Whose headers say whether they are transparent; a PNG's chunk may also come behind its pixels.
 _OUTSPOKEN = ("PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PCX", "PPM", "TGA")
 _SEE_THROUGH = b"tRNS"
@@ -201,6 +203,25 @@ def read_pixels(
             if pixels is not None:
                 return pixels
         return _loaded(image, background)
+
+
+def plain_jpeg(item: Any, *, most: int | None = None) -> bytes | None:
+    """The file of a picture if it is a JPEG that all decoders understand alike, and complete.
+
+    It is upright, in gray or YCbCr, and has at most `most` pixels. Raise BadImageError for what is
+    sure not to decode.
+    """
+    if isinstance(item, Image.Image):
+        return None
+    with _naming_damage(), _open(item) as image:
+        if image.format != "JPEG" or (most is not None and image.width * image.height > most):
+            return None
+        components = [component[0] for component in image.layer]  # type: ignore[attr-defined]
+        is_ycbcr = components == _YCBCR and image.info.get("adobe_transform", 1) == 1
+        if not (is_ycbcr or image.mode == "L") or _turn(image) is not None:
+            return None
+        encoded = bytes(item) if not isinstance(item, (str, os.PathLike)) else _whole(image)
+        return encoded if encoded.endswith(_END_OF_JPEG) else None
 
 
 def _loaded(image: Image.Image, background: RGB) -> Image.Image:

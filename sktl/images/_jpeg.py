@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-__all__ = ["decode_jpeg"]
+__all__ = ["decode_jpeg", "jpeg_trials"]
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -53,7 +53,7 @@ def _like_pillow() -> Callable[..., Any] | None:
         decode: Callable[..., Any] = importlib.import_module("simplejpeg").decode_jpeg
     except Exception:  # noqa: BLE001 (it may not be there, or not fit the NumPy that is)
         return None
-    for encoded in _trials():
+    for encoded in jpeg_trials():
         with Image.open(io.BytesIO(encoded), formats=["JPEG"]) as image:
             expected = np.asarray(image.convert("RGB"))
         found = _pixels(decode, encoded)
@@ -62,8 +62,8 @@ def _like_pillow() -> Callable[..., Any] | None:
     return decode
 
 
-def _trials() -> list[bytes]:
-    """Small JPEG files of many kinds."""
+def jpeg_trials() -> list[bytes]:
+    """Small JPEG files of many kinds, for decoders to be tried with."""
     random = np.random.default_rng(0)
     coarse = Image.fromarray(random.integers(0, 256, (9, 13, 3), dtype=np.uint8))
     colour = coarse.resize((61, 43), Image.Resampling.BICUBIC)

@@ -137,3 +137,28 @@ def test_real_pictures(n_fast, shared_data):
     for i in range(len(images)):
         assert np.array_equal(images.read(i), images.read_rgb(i))
     assert len(n_fast) > 0.9 * len(paths) > 20
+
+
+def test_which_files_other_decoders_are_trusted_with(tmp_path):
+    turned, upright = Image.Exif(), Image.Exif()
+    turned[ExifTags.Base.Orientation], upright[ExifTags.Base.Orientation] = 6, 1
+    png = io.BytesIO()
+    picture().save(png, "PNG")
+    no_ycbcr = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"  # a marker that says so
+    plain = {kind: encoded(mode, **options) for kind, (mode, options) in KINDS.items()}
+    others = [
+        *(plain.pop("no YCbCr"), plain.pop("CMYK"), encoded(exif=turned), png.getvalue()),
+        encoded()[:2] + no_ycbcr + encoded()[2:],
+        *(encoded()[:-40], encoded()[:-2], encoded() + b"\0", b"", picture(), tmp_path),
+        np.zeros((4, 4, 3), np.uint8),
+    ]
+    plain["upright"] = encoded(exif=upright)
+    path = tmp_path / "picture.jpg"
+    path.write_bytes(plain["4:2:0"])
+    trusted = as_images([*plain.values(), bytearray(encoded()), memoryview(encoded()), path])
+    expected = [*plain.values(), encoded(), encoded(), plain["4:2:0"]]
+    assert [trusted.plain_jpeg(i) for i in range(len(trusted))] == expected
+    rest = as_images(others)
+    assert [rest.plain_jpeg(i) for i in range(len(rest))] == [None] * len(others)
+    assert trusted.plain_jpeg(0, most=83 * 61) == expected[0]
+    assert trusted.plain_jpeg(0, most=83 * 61 - 1) is None
