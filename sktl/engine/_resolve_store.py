@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+from pathlib import Path
 from typing import Any
 
 from sktl.engine._access import Access
@@ -56,13 +58,19 @@ def resolve_store(store: Any) -> FeatureStore | None:
         return _MEMORY
     if isinstance(store, str) and store == "default":
         return FeatureStore()
-    if isinstance(store, str) and (store.casefold() in _NAMES or store.startswith("file:")):
+    if isinstance(store, str) and (store.startswith("file:") or _is_slip(store)):
         raise ParameterError(
             f'store={store!r} is no path: pass "memory" for one in the memory of this process, or '
-            '"default" for that in the cache folder'
+            f'"default" for that in the cache folder; a file of that name is "./{store}"'
         )
     if isinstance(store, (str, os.PathLike)) and os.fspath(store):
         return FeatureStore(store)
     raise ParameterError(
         f'store must be "default", "memory", a path, a FeatureStore or None; got {store!r}'
     )
+
+
+def _is_slip(store: str) -> bool:
+    """Whether a word is nearly one that means something else than a file."""
+    is_word = not Path(store).suffix and len(Path(store).parts) == 1 and os.sep not in store
+    return is_word and bool(difflib.get_close_matches(store.casefold(), _NAMES, n=1, cutoff=0.8))

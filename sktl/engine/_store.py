@@ -332,7 +332,7 @@ class FeatureStore:
         Returns
         -------
         info : DataFrame
-            Columns: backbone, layer, pooling, image_size (None: the network's own), crops,
+            Columns: backbone, layer, pooling, image_size (missing: the network's own), crops,
             precision, rows, bytes, hits (rows handed out so far; other processes write theirs down
             now and then). ``info.attrs`` has the path and the bytes of the whole file.
         """
@@ -347,7 +347,7 @@ class FeatureStore:
                 records = describe_layers(db)
                 size_of_file = file_bytes(db)
         columns = ["backbone", *DETAILS, "rows", "bytes", "hits"]
-        frame = pd.DataFrame(records, columns=columns)
+        frame = pd.DataFrame(records, columns=columns).astype({"image_size": "Int64"})
         frame.attrs = {"path": str(self.path), "bytes": size_of_file}
         return frame
 

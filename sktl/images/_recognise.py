@@ -6,6 +6,7 @@ import dataclasses
 import operator
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +132,9 @@ def _unwrap(X: Any) -> Any:
         return X
     if hasattr(X, "__array__"):
         return np.asarray(X)
-    if isinstance(X, dict) or not (hasattr(X, "__len__") and hasattr(X, "__getitem__")):
-        remedy = "list(X.values())" if isinstance(X, dict) else "list(X)"
+    if isinstance(X, Mapping) or not (hasattr(X, "__len__") and hasattr(X, "__getitem__")):
+        keys = ", ".join(map(repr, list(X)[:5])) if isinstance(X, Mapping) else ""
+        remedy = f"what one of its keys ({keys}) holds, or list(X.values())" if keys else "list(X)"
         raise ImageFormatError(
             "X must be a list, array, Series, DataFrame, tensor or h5py data set of pictures; got "
             f"{type(X).__name__}" + (f". Pass {remedy}" if hasattr(X, "__iter__") else "")
@@ -173,6 +175,12 @@ def _stack_rows(X: list[Any] | tuple[Any, ...]) -> Any:
 
 
 def _to_array(item: Any, i: int) -> npt.NDArray[Any]:
+    if isinstance(item, tuple) and len(item) == 2 and _is_picture(item[0]):
+        raise ImageFormatError(
+            f"X[{i}] must be one picture; got it beside something else "
+            f"({type(item[1]).__name__}), as data sets of PyTorch have it. Pass "
+            "[picture for picture, _ in X]"
+        )
     try:
         return np.asarray(item)
     except ValueError as error:  # nested lists of unequal lengths
@@ -224,6 +232,10 @@ def _unwrap_item(item: Any, i: int) -> Any:
             "Rows of numbers need shape (n, n_pixels) and image_shape="
         )
     return item
+
+
+def _is_picture(item: Any) -> bool:
+    return is_encoded(item) or len(getattr(item, "shape", ())) > 1
 
 
 def _is_missing(item: Any) -> bool:

@@ -243,6 +243,36 @@ class ImageNetClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, Ba
         logits: npt.NDArray[np.float32] = self._logits(images)[:, indices]
         return logits
 
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Accuracy.
+
+        Parameters
+        ----------
+        X : array-like of n_images pictures
+            Anything that :func:`sktl.images.as_images` takes.
+        y : array-like of shape (n_images,)
+            Labels as they are spelt in `classes_`; before `fit`, names of classes.
+        sample_weight : array-like of shape (n_images,), default=None
+            What each picture counts.
+
+        Returns
+        -------
+        accuracy : float
+
+        Raises
+        ------
+        ParameterError
+            Before `fit`, if labels are no names of classes.
+        """
+        if not hasattr(self, "classes_"):
+            strangers = np.setdiff1d(column_or_1d(y), self._vocabulary(None)[0])
+            if strangers.size:
+                raise ParameterError(
+                    f"before fit, predictions are names of classes of ImageNet, which "
+                    f"{strangers[:10].tolist()} are not; fit(X, y) has them spelt as in y"
+                )
+        return float(super().score(X, y, sample_weight))
+
     def _vocabulary(self, labels: npt.NDArray[Any] | None) -> tuple[npt.NDArray[Any], ...]:
         """Labels, ids, places in the subset and indices of all classes that can be predicted."""
         wnids = list(imagenet_classes())

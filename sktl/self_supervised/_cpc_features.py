@@ -81,7 +81,7 @@ class CPCFeatures(
         Whether predictions go down, also up, and also to both sides.
     prediction_steps : int, default=3
         How many rows each context predicts, beginning with the first whose patches share no pixels
-        with it.
+        with it; fewer where there are no more.
     n_negatives : int, default=None
         Latents that each prediction must be told from; by default all of the batch.
     normalization : {"layer", "batch"}, default="layer"

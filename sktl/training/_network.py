@@ -163,7 +163,8 @@ class TransferNet(nn.Module):
                 known = {outer[:i] for outer in names for i in _dots(outer)}
                 raise ParameterError(
                     f"train={path!r} matches no parameter of the network.{suggest(path, known)} "
-                    f"Its stages are {self._order.stage_names}"
+                    f"Its stages are {self._order.stage_names}; the head, in place of the "
+                    "network's last layer, learns in every phase"
                 )
             found.update(matched)
         return found

@@ -28,6 +28,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_val_predict, cross_val_score
 from sklearn.pipeline import make_pipeline
 
+from sktl.exceptions import ParameterError
 from sktl.utils._sklearn import CachingScorer
 
 __all__ = ["check_image_estimator", "image_checks", "parametrize_with_image_checks"]
@@ -108,6 +109,10 @@ def image_checks(estimator: Any) -> Iterator[tuple[str, Check]]:
     check : callable
         Takes the estimator, returns None, raises if the check fails.
     """
+    if isinstance(estimator, type):
+        raise ParameterError(
+            f"estimator must be an instance; got the class. Pass {estimator.__name__}(...)"
+        )
     parameters = estimator.get_params(deep=False)
     for needed, check in _CHECKS:
         if (

@@ -5,7 +5,9 @@ from torch import nn
 
 from sktl import CNNClassifier, CNNFeatures, CPCFeatures, LinearProbe, Phase
 from sktl.backbones import Backbone, Preprocessing
+from sktl.exceptions import ParameterError
 from sktl.utils.estimator_checks import (
+    check_image_estimator,
     image_checks,
     parametrize_with_image_checks,
 )
@@ -80,3 +82,8 @@ def test_contract_of_probes(estimator, check):
 def test_no_check_of_self_supervised_is_lost():
     assert len(list(image_checks(SELF_SUPERVISED))) == 23
     assert len(list(image_checks(LinearProbe(SELF_SUPERVISED)))) == 15
+
+
+def test_a_class_is_no_estimator():
+    with pytest.raises(ParameterError, match=r"got the class. Pass CNNFeatures\(\.\.\.\)"):
+        check_image_estimator(CNNFeatures)

@@ -399,10 +399,29 @@ def test_a_store_is_tried_again_after_a_failure(tmp_path, monkeypatch):
         store.clear()
 
 
-@pytest.mark.parametrize("name", ["Memory", ":memory:", "file:x?mode=memory", "None", ""])
+@pytest.mark.parametrize(
+    "name", ["Memory", "memry", "defualt", ":memory:", "file:x?mode=memory", "None", ""]
+)
 def test_words_that_are_no_paths_are_refused(name):
     with pytest.raises(ParameterError, match="store"):
         features(name).transform(pictures(2))
+
+
+@pytest.mark.parametrize("name", ["./memory", "memory.sqlite", "features", "sub/memory"])
+def test_what_may_be_a_path_is_one(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    features(name).transform(pictures(2))
+    assert Path(name).is_file()
+
+
+def test_info_has_whole_numbers_beside_defaults(tmp_path):
+    store = FeatureStore(tmp_path / "store")
+    features(store).fit_transform(pictures())
+    features(store, image_size=28).fit_transform(pictures())
+    sizes = store.info()["image_size"]
+    assert sizes.dtype == "Int64"
+    assert sizes.isna().tolist() == [True, False]
+    assert sizes[1] == 28
 
 
 def test_paths_of_stores(monkeypatch):

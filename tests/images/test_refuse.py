@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from collections import UserDict
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,19 @@ CASES = {
     "one bytes": (b"PNG", {}, "got one bytes", "[x]"),
     "one PIL image": (Image.new("L", (2, 2)), {}, "got one Image", "[x]"),
     "dict": ({"a": "cat.jpg"}, {}, "got dict", "list(X.values())"),
+    "mapping": (UserDict(images=[]), {}, "got UserDict", "one of its keys ('images') holds"),
+    "pairs": (
+        [("cat.jpg", 0)],
+        {},
+        "X[0] must be one picture; got it beside something else (int)",
+        "for picture, _",
+    ),
+    "pairs of arrays": (
+        [(PICTURE, "cat")],
+        {},
+        "beside something else (str)",
+        "for picture, _ in X",
+    ),
     "None": (None, {}, "got NoneType", "X must be a list, array, Series, DataFrame"),
     "number": (3, {}, "got int", "X must be a list"),
     "generator": ((p for p in ["a.jpg"]), {}, "got generator", "Pass list(X)"),
@@ -135,7 +149,6 @@ CASES = {
         "shape (1, 2)",
         "one path or picture a row",
     ),
-    "list of pairs": ([("a.jpg", "cat")], {}, "X[0] must be one picture", "got a tuple"),
     "nested lists of unequal length": (
         [[[1, 2], [3]]],
         {},

@@ -202,6 +202,15 @@ def test_it_needs_no_fit_and_survives_a_pickle():
     assert scores.tolist() == [0, 0]
 
 
+def test_a_score_before_fit_speaks_of_names():
+    model = ImageNetClassifier()
+    assert model.score(PHOTOGRAPHS, ["palace", "pug"], sample_weight=[3, 1]) == 0.75
+    ids = ["n03877845", "n11939491"]
+    with pytest.raises(ParameterError, match=r"names of classes .* \['n03877845', 'n11939491'\]"):
+        model.score(PHOTOGRAPHS, ids)
+    assert model.fit(PHOTOGRAPHS, ids).score(PHOTOGRAPHS, ids) == 1
+
+
 def random_head(**parameters):
     return ImageNetClassifier("resnet18", weights=None, image_size=32, store=None, **parameters)
 

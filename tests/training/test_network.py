@@ -96,7 +96,11 @@ def test_paths_and_patterns():
 
 @pytest.mark.parametrize(
     ("train", "message"),
-    [(["layer9"], "layer9.*Did you mean"), (["head", "conv9.*"], "conv9")],
+    [
+        (["layer9"], "layer9.*Did you mean"),
+        (["head", "conv9.*"], "conv9"),
+        (["fc"], "the head, in place of the network's last layer, learns in every phase"),
+    ],
 )
 def test_what_is_not_there_is_an_error(train, message):
     with pytest.raises(ParameterError, match=message):
