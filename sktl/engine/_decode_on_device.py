@@ -75,7 +75,16 @@ def _decoder(device: torch.device) -> _Decode | None:
         return None
 
     def decode(encoded: Sequence[bytes]) -> list[torch.Tensor]:
-        pictures: list[torch.Tensor] = decode_jpeg(list(encoded), mode="RGB", device=device)
+        if device.type != "cuda":
+            return list(decode_jpeg(list(encoded), mode="RGB", device=device))
+        # nvJPEG waits for all that is in its stream, which should not be the network's.
+        network = torch.cuda.current_stream(device)
+        own = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(own):
+            pictures: list[torch.Tensor] = decode_jpeg(list(encoded), mode="RGB", device=device)
+        network.wait_stream(own)
+        for picture in pictures:
+            picture.record_stream(network)
         return pictures
 
     images = as_images(jpeg_trials())
