@@ -52,7 +52,7 @@ def confused_pairs(y_true: npt.ArrayLike, y_pred: npt.ArrayLike) -> pd.DataFrame
     prediction = known_labels(y_pred, len(truth), "y_pred")
     require_one_kind(y_true=truth, y_pred=prediction)
     frame = pd.DataFrame({"truth": truth, "prediction": prediction})
-    wrong = frame[frame["truth"] != frame["prediction"]]
+    wrong: pd.DataFrame = frame[truth != prediction]
     pairs = wrong.groupby(["truth", "prediction"]).size().reset_index(name="count")
     n_of_class: Any = frame["truth"].value_counts()
     # Of no pairs at all, pandas makes an empty column of strings.

@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.base import is_classifier
 
 from sktl.datasets._captions import shorten
 from sktl.exceptions import ParameterError
@@ -233,7 +234,10 @@ def _check_method(method: str) -> None:
 
 def _features(estimator: Any, X: Any, images: ImageCollection) -> npt.NDArray[Any]:
     estimator = getattr(estimator, "best_estimator_", estimator)
-    if hasattr(estimator, "steps") and not hasattr(estimator, "transform"):
+    # Some classifiers transform as well, by the labels that they have learnt.
+    if hasattr(estimator, "steps") and (
+        is_classifier(estimator) or not hasattr(estimator, "transform")
+    ):
         estimator = estimator[:-1]
     if hasattr(estimator, "transform"):
         return np.asarray(estimator.transform(X))

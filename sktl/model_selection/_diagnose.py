@@ -254,7 +254,7 @@ class DiagnosisDisplay:
         )
         is_scorer = scoring is None or isinstance(scoring, str) or callable(scoring)
         checks.that("scoring", scoring, is_scorer, "one scorer, or the name of one")
-        is_share = isinstance(reachable, (int, float)) and 0 <= reachable < 1
+        is_share = isinstance(reachable, (int, float, np.number)) and 0 <= float(reachable) < 1
         checks.that("reachable", reachable, is_share, "an error from 0 to below 1")
         checks.done()
         try:

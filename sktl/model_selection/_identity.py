@@ -6,6 +6,7 @@ import functools
 import inspect
 import os
 import sys
+import types
 from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
@@ -36,6 +37,7 @@ def identity(
     scorer: Any,
     fit_params: Mapping[str, Any],
     score_params: Mapping[str, Any],
+    others: Mapping[str, Any],
 ) -> dict[str, str]:
     """What decides the score of a candidate: a short text for each part of it."""
     params = estimator.get_params(deep=True)
@@ -47,6 +49,7 @@ def identity(
         "y": joblib.hash(None if y is None else _digest(np.asarray(y))),
         "folds": joblib.hash([tuple(map(np.asarray, fold)) for fold in splits]),
         "scoring": in_words(scorer),
+        **{name: in_words(value) for name, value in others.items()},
         **{f"fit's {name}": in_words(value) for name, value in fit_params.items()},
         **{f"scorer's {name}": in_words(value) for name, value in score_params.items()},
         **{
@@ -61,8 +64,8 @@ def identity(
 def in_words(value: Any, listed: AbstractSet[int] = frozenset()) -> str:
     """Text that tells values apart by their content, and is the same in every process.
 
-    Functions and classes are told apart by their names. Of what is in `listed`, by its id, only
-    the type is told.
+    Functions and classes are told apart by their names, and lambdas, whose name is the same, by
+    what they do. Of what is in `listed`, by its id, only the type is told.
     """
     say = functools.partial(in_words, listed=listed)
     if isinstance(value, np.generic):
@@ -85,9 +88,19 @@ def in_words(value: Any, listed: AbstractSet[int] = frozenset()) -> str:
         return f"partial({say(value.func)}, {say(value.args)}, {say(value.keywords)})"
     if inspect.ismethod(value):
         return f"{say(value.__self__)}.{value.__name__}"
+    if isinstance(value, types.LambdaType) and value.__name__ == "<lambda>":
+        cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        inside = _code(value.__code__), cells, value.__defaults__, value.__kwdefaults__
+        return f"{value.__module__}.{value.__qualname__}({joblib.hash(say(inside))})"
     if inspect.isroutine(value) or isinstance(value, type):
         return f"{value.__module__}.{value.__qualname__}"
     return _object(value, listed)
+
+
+def _code(code: types.CodeType) -> tuple[Any, ...]:
+    """Instructions, names and constants, wherever it stands."""
+    parts = [_code(c) if isinstance(c, types.CodeType) else c for c in code.co_consts]
+    return code.co_code, code.co_names, code.co_varnames, parts
 
 
 def _object(value: Any, listed: AbstractSet[int]) -> str:

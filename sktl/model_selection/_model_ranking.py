@@ -183,8 +183,10 @@ class ModelRanking:
             final estimator that name classes, such as a dict of class weights, are those of its
             ``<name>__estimator``.
         """
+        names = self._singles(k)
         self._require_partition("stack")
-        return make_stack(self._members(self._singles(k)), final_estimator, self.splits)
+        self._require_all_classes(names)
+        return make_stack(self._members(names), final_estimator, self.splits)
 
     def vote(self, k: int = 3) -> VotingClassifier:
         """Average the probabilities of the k best candidates.
@@ -203,7 +205,9 @@ class ModelRanking:
         self._require_probabilities(names)
         return make_vote(self._members(names))
 
-    def with_stack(self, k: int = 3, final_estimator: Any = None) -> ModelRanking:
+    def with_stack(
+        self, k: int = 3, final_estimator: Any = None, *, name: str | None = None
+    ) -> ModelRanking:
         """Rank the stack of the k best beside the candidates, on the same folds.
 
         Nothing but the final estimator is fitted: it learns from the kept predictions of all folds
@@ -215,11 +219,13 @@ class ModelRanking:
             How many.
         final_estimator : classifier, default=None
             What learns from their predictions; LogisticRegression by default.
+        name : str, default=None
+            That of the stack; by default "stack of k".
 
         Returns
         -------
         ranking : ModelRanking
-            With one candidate more, "stack of k".
+            With one candidate more.
 
         Notes
         -----
@@ -229,38 +235,40 @@ class ModelRanking:
         ``cross_validate(ranking.stack(k), ...)`` with `cv` set to a number and with members
         chosen beforehand, at n_folds times the cost.
         """
-        self._require_partition("stack")
-        names = self._singles(k)
+        stack, names = self.stack(k, final_estimator), self._singles(k)
+        name = self._new_name(name, f"stack of {k}")
         columns = [_columns(self.out_of_fold[name]) for name in names]
         Z = np.concatenate(columns, axis=1)  # (n_samples, columns of all members)
         final = LogisticRegression() if final_estimator is None else final_estimator
         classes = np.unique(self.y)
-        name = f"stack of {k}"
         results = [
             evaluate(f"{name}, fold {i}", final, Z, self.y, fold, self.scoring, classes)
             for i, fold in enumerate(self.splits)
         ]
-        return self._with(name, self.stack(k, final_estimator), results)
+        return self._with(name, stack, results)
 
-    def with_vote(self, k: int = 3) -> ModelRanking:
+    def with_vote(self, k: int = 3, *, name: str | None = None) -> ModelRanking:
         """Rank the mean of the k best beside the candidates, on the same folds.
 
         Parameters
         ----------
         k : int, default=3
             How many.
+        name : str, default=None
+            That of the vote; by default "vote of k".
 
         Returns
         -------
         ranking : ModelRanking
-            With one candidate more, "vote of k". The members were chosen by the same scores, which
+            With one candidate more. The members were chosen by the same scores, which
             makes its own a little too good.
         """
         self._require_partition("vote")
         vote, names = self.vote(k), self._singles(k)
+        name = self._new_name(name, f"vote of {k}")
         mean = np.mean([self.out_of_fold[name].to_numpy() for name in names], axis=0)
         classes = np.unique(self.y)
-        said, name = Said(classes), f"vote of {k}"
+        said = Said(classes)
         results = [
             evaluate(f"{name}, fold {i}", said, mean, self.y, fold, self.scoring, classes)
             for i, fold in enumerate(self.splits)
@@ -272,6 +280,12 @@ class ModelRanking:
         singles = [n for n in self.best(len(self.folds.columns)) if n not in self.ensembles]
         _check_k(k, len(singles))
         return singles[:k]
+
+    def _new_name(self, name: str | None, usual: str) -> str:
+        name = usual if name is None else name
+        if name in self.folds:
+            raise ParameterError(f"there is a candidate {name!r} already: pass another name=")
+        return name
 
     def _members(self, names: list[str]) -> list[tuple[str, Any]]:
         return [(name, self.estimators[name]) for name in names]
@@ -296,6 +310,20 @@ class ModelRanking:
             raise ParameterError(
                 f"a {what} needs folds that test every sample once, such as those of "
                 "StratifiedKFold; these do not"
+            )
+
+    def _require_all_classes(self, names: list[str]) -> None:
+        """Of a class that was not learnt, scikit-learn's stacks have -1e308 as decision value."""
+        without = [name for name in names if self.kinds[name] != "predict_proba"]
+        lacking = [
+            np.setdiff1d(self.y, self.y[train]).tolist() for train, _ in self.splits if without
+        ]
+        if any(lacking):
+            raise ParameterError(
+                f"folds have training parts without some classes ({max(lacking, key=len)}), of "
+                f"which {', '.join(without)} gives a stack no decision values: wrap it in "
+                "CalibratedClassifierCV, or rank on folds whose training parts have all classes, "
+                "such as those of StratifiedGroupKFold"
             )
 
     def _require_probabilities(self, names: list[str]) -> None:

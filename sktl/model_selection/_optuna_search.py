@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import functools
 import inspect
 import itertools
@@ -12,6 +11,7 @@ import numbers
 import os
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 
 from sktl.exceptions import ParameterError
 from sktl.model_selection._identity import identity
-from sktl.model_selection._spaces import choices, decode, meanings, named_space
+from sktl.model_selection._spaces import choices, decode, named_space
 from sktl.utils._parameters import ParameterChecks
 from sktl.utils._sklearn import BaseSearchCV
 
@@ -97,8 +97,10 @@ class OptunaSearch(BaseSearchCV):
         Whether to fit the best candidate on all data in the end.
     random_state : int, RandomState instance or None, default=None
         Seed of the sampler. With an int, and one trial at a time, the trials are the same every
-        time, also when the search was interrupted in between. Pass an int to the estimator and to
-        the splitter, too.
+        time, also when the search was interrupted: the trial in which it was is "FAIL", and its
+        candidate is drawn again. That of a process that was killed is not, nor do Hyperband's
+        brackets, which follow from the numbers of trials, stay the same. Pass an int to the
+        estimator and to the splitter, too.
     verbose : int, default=0
         If not 0, a progress bar over the trials is shown.
     error_score : "raise", float or None, default=None
@@ -142,7 +144,8 @@ class OptunaSearch(BaseSearchCV):
     ParameterError
         If parameters are wrong, or the study in the storage is of other pictures, labels, folds,
         scoring or another estimator, so that its scores do not compare, or has trials outside of
-        `space`: ranges may be widened, not narrowed. See Notes.
+        `space`, or whose draws stand for something else there: ranges may be widened, not
+        narrowed. See Notes.
 
     Notes
     -----
@@ -159,7 +162,8 @@ class OptunaSearch(BaseSearchCV):
     A study in a storage is known again by the content of arrays and tables, paths as they are
     written, and the mere number of other pictures, such as those of an ImageCollection; labels and
     folds; what is passed to `fit`; the estimator's parameters by their content, save those that are
-    searched and those that change no score, such as `n_jobs`; and functions by their names.
+    searched and those that change no score, such as `n_jobs`; and functions by their names, but
+    lambdas by what they do.
 
     Several workers see one another's trials as they end, so that with `n_jobs` the proposals, but
     not the scores, depend on the order of events.
@@ -364,8 +368,11 @@ class OptunaSearch(BaseSearchCV):
                     objective.scorer,
                     objective.params,
                     objective.score_params,
-                )
-                | meanings(space),
+                    {
+                        "prune_by": "epoch" if self.prune_by == "epoch" else "fold or None",
+                        "error_score": _counted(self.error_score),
+                    },
+                ),
                 space,
                 resume=self.resume,
             )
@@ -390,8 +397,10 @@ class OptunaSearch(BaseSearchCV):
         return study
 
     def _run(self, study: optuna.Study, *, storage: Any, objective: Any, left: int | None) -> None:
+        from sktl.model_selection._study import run_trial
+
         run = functools.partial(
-            _run_trial,
+            run_trial,
             study if storage is None else None,
             storage,
             self.study_name,
@@ -406,11 +415,14 @@ class OptunaSearch(BaseSearchCV):
             pre_dispatch="n_jobs",
             batch_size=1,
         )
-        begun = (delayed(run)() for _ in self._turns(left))
+        is_over = threading.Event()
+        turns = itertools.takewhile(lambda _: not is_over.is_set(), self._turns(left))
         best = -math.inf
         with tqdm(total=left, unit="trial", disable=not self.verbose, delay=3) as bar:
-            for value in workers(begun):
+            for value, is_last in workers(delayed(run)() for _ in turns):
                 best = max(best, value)
+                if is_last:
+                    is_over.set()
                 bar.set_postfix(best=f"{best:.4f}", refresh=False)
                 bar.update()
 
@@ -471,49 +483,18 @@ class OptunaSearch(BaseSearchCV):
         self.best_params_ = decode(space, best.params)
 
 
+def _counted(error_score: Any) -> float | None:
+    """What a fold that fails adds to a mean, if it does."""
+    is_number = isinstance(error_score, numbers.Real) and not math.isnan(error_score)
+    return float(error_score) if is_number else None
+
+
 def _takes_seed(make: Any) -> bool:
     try:
         inspect.signature(make).bind(seed=0)
     except (TypeError, ValueError):
         return False
     return True
-
-
-def _run_trial(
-    study: Any,
-    storage: Any,
-    study_name: str,
-    sampler: Any,
-    pruner: Any,
-    objective: Any,
-    n_trials: int | None,
-) -> float:
-    """Run one trial, unless others have made them all; give its value."""
-    import optuna
-
-    from sktl.model_selection._study import SeededByTrial, n_finished, open_storage, quiet
-
-    with quiet():
-        if study is None:
-            study = optuna.load_study(
-                study_name=study_name,
-                storage=open_storage(storage),
-                sampler=sampler,
-                pruner=pruner,
-            )
-            if not isinstance(sampler, SeededByTrial):
-                sampler.reseed_rng()  # each worker has a copy with the same state
-        if n_trials is not None and n_finished(study) >= n_trials:
-            return -math.inf
-        trials: list[optuna.trial.FrozenTrial] = []
-        space = named_space(objective.space, objective.estimator)
-        study.optimize(
-            dataclasses.replace(objective, space=space),
-            n_trials=1,
-            callbacks=[lambda _, trial: trials.append(trial)],
-        )
-    is_complete = trials[0].state == optuna.trial.TrialState.COMPLETE
-    return trials[0].values[0] if is_complete else -math.inf
 
 
 def _warm(estimator: Any, space: Any, X: Any, n_workers: int) -> None:

@@ -19,10 +19,10 @@ __all__ = [
     "decode",
     "fine_tuning_space",
     "frozen_space",
-    "meanings",
     "misfit",
     "named_space",
     "sample",
+    "stood_for",
 ]
 
 # What Optuna's storages hold as a choice.
@@ -117,14 +117,10 @@ def fine_tuning_space(
 
 
 class Dimension(NamedTuple):
-    """What a parameter may be: a distribution of Optuna, and what stands behind a draw of it.
-
-    `meaning` is what decides the latter, where the distribution does not.
-    """
+    """What a parameter may be: a distribution of Optuna, and what stands behind a draw of it."""
 
     distribution: Any
     value: Callable[[Any], Any] = lambda drawn: drawn
-    meaning: str | None = None
 
 
 def named_space(space: Any, estimator: Any) -> dict[str, Dimension] | Callable[[Any], Any]:
@@ -167,23 +163,49 @@ def decode(space: Any, recorded: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def choices(dimension: Dimension) -> list[Any]:
-    """All that a dimension may be, or nothing if it is no list."""
-    return [dimension.value(c) for c in getattr(dimension.distribution, "choices", ())]
+    """All that a dimension may be, or nothing if it is neither a list nor of whole numbers."""
+    given = dimension.distribution
+    drawn = getattr(given, "choices", ())
+    if isinstance(given, _optuna().distributions.IntDistribution):
+        drawn = range(given.low, given.high + 1, given.step)
+    return [dimension.value(one) for one in drawn]
 
 
-def meanings(space: Any) -> dict[str, str]:
-    """What decides, beside Optuna's distributions, what the recorded draws stand for."""
-    if callable(space):
-        return {}
-    return {
-        f"space's {name}": dimension.meaning
-        for name, dimension in space.items()
-        if dimension.meaning is not None
-    }
+def stood_for(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters as a storage can hold them: finite numbers, and of all else what it is."""
+    return {name: value if _is_finite(value) else in_words(value) for name, value in chosen.items()}
 
 
-def misfit(space: Any, trial: Any) -> str | None:
-    """Why a recorded trial could not be one of this space; None if it could."""
+def _is_finite(value: Any) -> bool:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)
+
+
+def misfit(space: Any, trial: Any, before: Mapping[str, Any] | None) -> str | None:
+    """Why a recorded trial could not be one of this space; None if it could.
+
+    `before` is what its draws stood for, if that is known.
+    """
+    return _outside(space, trial) or _changed(space, trial, before)
+
+
+def _changed(space: Any, trial: Any, before: Mapping[str, Any] | None) -> str | None:
+    """What the draws of a trial stood for, if they stand for something else now."""
+    if before is None:
+        return None
+    try:
+        now = stood_for(decode(space, trial.params))
+    except Exception:  # noqa: BLE001 (a function may ask for what was never drawn)
+        return f"trial {trial.number} drew {trial.params}, of which it makes nothing now"
+    for name in {**before, **now}:
+        then, later = before.get(name, "absent"), now.get(name, "absent")
+        are_numbers = _is_finite(then) and _is_finite(later)
+        if not (math.isclose(then, later) if are_numbers else then == later):
+            return f"{name} was {then} in trial {trial.number}, and would now be {later}"
+    return None
+
+
+def _outside(space: Any, trial: Any) -> str | None:
     if callable(space) or "fixed_params" in trial.system_attrs:  # that someone has asked for
         return None
     known = {name: d for name, d in trial.distributions.items() if name in space}
@@ -267,8 +289,7 @@ def _of_scipy(given: Any, distributions: Any) -> Dimension:
         return Dimension(distributions.FloatDistribution(low, high, log=True))
     quantile = distributions.FloatDistribution(_LEAST, _MOST)
     value: Any = int if isinstance(given.dist, rv_discrete) else float
-    meaning = f"{kind}{in_words(given.dist._parse_args(*given.args, **given.kwds))}"
-    return Dimension(quantile, lambda drawn: value(given.ppf(drawn)), meaning)
+    return Dimension(quantile, lambda drawn: value(given.ppf(drawn)))
 
 
 def _labels(values: Any) -> dict[Any, Any]:

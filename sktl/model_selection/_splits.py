@@ -196,7 +196,9 @@ class PerClassSplit(BaseShuffleSplit):
         checks.integer("n_splits", self.n_splits, minimum=1)
         checks.choice("evaluate", self.evaluate, ("test", "valid"))
         checks.done()
-        amounts = [n for n in (self.n_train, self.n_valid, self.n_test) if isinstance(n, float)]
+        amounts = [
+            float(n) for n in (self.n_train, self.n_valid, self.n_test) if n and _is_fraction(n)
+        ]
         if sum(amounts) > 1 + 1e-9:
             raise ParameterError(
                 f"PerClassSplit: the fractions {', '.join(map(str, amounts))} of n_train, n_valid "
@@ -214,9 +216,7 @@ class PerClassSplit(BaseShuffleSplit):
             needed = counts - left + 1
         else:
             quota[TRAIN] = _count(self.n_train, counts)
-            if isinstance(
-                self.n_train, float
-            ):  # rounding may ask for one picture more than is left
+            if _is_fraction(self.n_train):  # rounding may ask for one picture more than is left
                 quota[TRAIN] = np.clip(quota[TRAIN], 1, np.maximum(left, 1))
             needed = quota.sum(axis=0)
         quota[UNUSED] = counts - quota[1:].sum(axis=0)
@@ -300,6 +300,10 @@ def per_class_split(
     parts = next(splitter.split_parts(X, y, groups))
     kept = [part for part, n in zip(parts, (1, n_valid, n_test), strict=True) if n]
     return [_take(array, part) for array in (X, y, *arrays) for part in kept]
+
+
+def _is_fraction(n: Any) -> bool:
+    return isinstance(n, (float, np.floating))
 
 
 def _is_amount(n: Any) -> bool:

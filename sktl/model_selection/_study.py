@@ -10,7 +10,7 @@ import functools
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from sklearn.base import clone
 from sklearn.model_selection import cross_validate
 
 from sktl.exceptions import ParameterError
-from sktl.model_selection._spaces import decode, misfit, sample
+from sktl.model_selection._spaces import decode, misfit, named_space, sample, stood_for
 from sktl.utils._sklearn import check_method_params
 
 __all__ = [
@@ -39,10 +39,11 @@ __all__ = [
     "n_finished",
     "open_storage",
     "quiet",
+    "run_trial",
     "trials_frame",
 ]
 
-_ATTRIBUTE = "sktl"
+_ATTRIBUTE, _STOOD_FOR = "sktl", "params"
 _SQLITE = (".db", ".sqlite", ".sqlite3")
 _SHOWN = 5
 
@@ -122,8 +123,8 @@ def claim(study: optuna.Study, identity: Mapping[str, Any], space: Any, *, resum
                 ]
             )
         )
-    others = filter(None, (misfit(space, trial) for trial in trials))
-    if (other := next(others, None)) is not None:
+    misfits = (misfit(space, trial, trial.user_attrs.get(_STOOD_FOR)) for trial in trials)
+    if (other := next(filter(None, misfits), None)) is not None:
         raise ParameterError(
             f"the study {name!r} in the storage is of another space: {other}. A range may be "
             "widened; for all else pass another study_name."
@@ -141,9 +142,11 @@ def n_finished(study: optuna.Study) -> int:
 
 
 def _has_outcome(trial: FrozenTrial) -> bool:
-    if trial.state == TrialState.FAIL:
-        return "error" in trial.user_attrs
-    return trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+    return trial.state.is_finished() and not _was_interrupted(trial)
+
+
+def _was_interrupted(trial: FrozenTrial) -> bool:
+    return trial.state == TrialState.FAIL and "error" not in trial.user_attrs
 
 
 def failures(study: optuna.Study) -> dict[int, str]:
@@ -170,6 +173,7 @@ class SeededByTrial(BaseSampler):
     """A sampler that is made anew for each trial, with a seed of the trial's number.
 
     So a search that goes on after an interruption does not repeat the draws that it began with.
+    Trials that were interrupted themselves are not counted, for others to have their draws.
     """
 
     def __init__(self, make: Callable[..., BaseSampler], seed: int) -> None:
@@ -182,7 +186,9 @@ class SeededByTrial(BaseSampler):
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Make the sampler of this trial."""
-        self._sampler = self._of(trial.number)
+        trials = study.get_trials(deepcopy=False)
+        lost = sum(other.number < trial.number and _was_interrupted(other) for other in trials)
+        self._sampler = self._of(trial.number - lost)
         self._sampler.before_trial(study, trial)
 
     def infer_relative_search_space(
@@ -236,6 +242,7 @@ class Objective:
     def __call__(self, trial: optuna.Trial) -> float:
         """Evaluate one candidate."""
         chosen = sample(self.space, trial)
+        trial.set_user_attr(_STOOD_FOR, stood_for(chosen))
         scores: list[float] = []
         for fold in range(len(self.splits)):
             score = self._score(chosen, fold, trial)
@@ -292,6 +299,40 @@ class Objective:
         return functools.partial(self.scorer, **passed)
 
 
+def run_trial(
+    study: Any,
+    storage: Any,
+    study_name: str,
+    sampler: Any,
+    pruner: Any,
+    objective: Objective,
+    n_trials: int | None,
+) -> tuple[float, bool]:
+    """Run one trial, unless others have made them all; give its value, and if it is the last."""
+    with quiet():
+        if study is None:
+            study = optuna.load_study(
+                study_name=study_name,
+                storage=open_storage(storage),
+                sampler=sampler,
+                pruner=pruner,
+            )
+            if not isinstance(sampler, SeededByTrial):
+                sampler.reseed_rng()  # each worker has a copy with the same state
+        if n_trials is not None and n_finished(study) >= n_trials:
+            return -math.inf, True
+        trials: list[FrozenTrial] = []
+        space = named_space(objective.space, objective.estimator)
+        study.optimize(
+            replace(objective, space=space),
+            n_trials=1,
+            callbacks=[lambda _, trial: trials.append(trial)],
+        )
+    is_complete = trials[0].state == TrialState.COMPLETE
+    # A sampler that has gone through all there is has stopped the study.
+    return trials[0].values[0] if is_complete else -math.inf, getattr(study, "_stop_flag", False)
+
+
 def trials_frame(study: optuna.Study, space: Any, n_splits: int) -> pd.DataFrame:
     """One row a trial, with the columns that `cv_results_` of scikit-learn's searches has."""
     rows = [_row(trial, space, n_splits) for trial in study.get_trials(deepcopy=False)]
@@ -308,7 +349,7 @@ def _row(trial: FrozenTrial, space: Any, n_splits: int) -> dict[str, Any]:
     scores = [*trial.user_attrs.get("scores", [])]
     padded = [*scores, *[math.nan] * (n_splits - len(scores))]
     times = trial.user_attrs.get("fit_times", [])
-    is_whole = not callable(space) or trial.state == TrialState.COMPLETE
+    is_whole = not callable(space) or _STOOD_FOR in trial.user_attrs
     params = decode(space, trial.params) if is_whole else trial.params
     return {
         "number": trial.number,

@@ -218,6 +218,12 @@ def test_confused_pairs_of_nothing_and_bad_input():
         confused_pairs(["a", "b"], ["a"])
 
 
+def test_confused_pairs_of_labels_of_several_types():
+    truth, prediction = (np.array(labels, object) for labels in (["a", "b", 1], ["b", "b", "a"]))
+    pairs = confused_pairs(truth, prediction)
+    assert pairs.to_numpy().tolist() == [[1, "a", 1, 1.0], ["a", "b", 1, 1.0]]
+
+
 def test_confused_pairs_of_labels_of_two_types_are_refused():
     with pytest.raises(ParameterError, match=r"one kind.* 1 in y_true and '1' in y_pred"):
         confused_pairs([1, 2, 3], ["1", "2", "3"])

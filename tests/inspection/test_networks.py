@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
@@ -323,6 +324,16 @@ def test_flattened_rows_are_read_in_the_range_that_fit_found(backbone, pictures,
     assert changed.max() <= 16
     shown = FeatureMapDisplay.from_estimator(model, dark).images
     assert max(np.max(shown.decode(i)) for i in range(3)) <= 16
+
+
+def test_the_map_of_a_classifier_that_transforms_is_of_its_features(backbone, pictures):
+    """What LinearDiscriminantAnalysis projects by are the labels."""
+    X, y = pictures
+    features = CNNFeatures(backbone, store=None)
+    model = make_pipeline(features, LinearDiscriminantAnalysis()).fit(X, y)
+    points = FeatureMapDisplay.from_estimator(model, X, y).points
+    expected = FeatureMapDisplay.from_features(features.transform(X), y).points
+    np.testing.assert_allclose(points, expected)
 
 
 def test_class_activation_display(pipeline, pictures):

@@ -29,7 +29,7 @@ def display(*errors, n=1000, **parameters):
 
 def test_errors_and_steps():
     model = KNeighborsClassifier(30).fit(*TRAIN)
-    found = diagnose(model, TRAIN, TRAIN_VALID, VALID, TEST, reachable=0.01)
+    found = diagnose(model, TRAIN, TRAIN_VALID, VALID, TEST, reachable=np.float32(0.01))
     frame = found.frame
     assert frame.index.tolist() == NAMES
     errors = [1 - model.score(*part) for part in (TRAIN, TRAIN_VALID, VALID, TEST)]

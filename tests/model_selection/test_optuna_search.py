@@ -412,7 +412,7 @@ def test_dicts_in_any_order_and_states_of_generators():
 def told(X, estimator=None, searched=(), score_params=None, **fit_params):
     y, folds = np.arange(len(X)) % 2, [([0], [1])]
     passed = fit_params, score_params or {}
-    return identity(estimator or SVC(), searched, X, y, folds, plain_scorer, *passed)
+    return identity(estimator or SVC(), searched, X, y, folds, plain_scorer, *passed, {})
 
 
 def test_pictures_are_told_apart_by_what_is_cheap():
@@ -494,8 +494,126 @@ def test_quantiles_of_another_distribution_are_another_search(tmp_path):
         return search(GaussianNB(), space, n_trials=1, storage=storage).fit(X, Y)
 
     found(0.1)
-    with pytest.raises(ParameterError, match=r"space's var_smoothing: .*0.1.* then, .*0.2"):
+    with pytest.raises(
+        ParameterError, match=r"var_smoothing was [\d.]+ in trial 0, and would now be"
+    ):
         found(0.2)
+
+
+def odd_neighbors(trial):
+    return {"n_neighbors": 2 * trial.suggest_int("k", 0, 10) + 1}
+
+
+def many_neighbors(trial):
+    return {"n_neighbors": trial.suggest_int("k", 0, 10) + 100}
+
+
+def other_neighbors(trial):
+    return {"n_neighbors": trial.suggest_int("n", 1, 10)}
+
+
+def test_draws_that_stand_for_something_else_are_another_space(tmp_path):
+    def found(space, n_trials, **parameters):
+        parameters = {"n_trials": n_trials, "storage": tmp_path / "journal.log", **parameters}
+        return search(KNeighborsClassifier(), space, **parameters).fit(X, Y)
+
+    found(odd_neighbors, 2)
+    again = found(odd_neighbors, 3)
+    assert len(again.trials_) == 3
+    with pytest.raises(ParameterError, match=r"n_neighbors was \d+ in trial 0, .* now be 1\d\d"):
+        found(many_neighbors, 4)
+    with pytest.raises(ParameterError, match="of which it makes nothing now"):
+        found(other_neighbors, 4)
+    metrics = [lambda a, b: abs(a - b).sum(), lambda a, b: abs(a - b).max()]
+    by_choice = {"space": {"metric": metrics}, "storage": tmp_path / "choices.log"}
+    found(n_trials=2, **by_choice)
+    found(n_trials=2, **by_choice)
+    with pytest.raises(ParameterError, match=r"metric was .*<lambda>.* in trial 0, and would now"):
+        found({"metric": metrics[::-1]}, 3, storage=tmp_path / "choices.log")
+
+
+def test_lambdas_are_told_apart_by_what_they_do():
+    def shift(by):
+        return lambda x, scale=1: [x * scale + by for _ in range(2)]
+
+    told = [in_words(f) for f in (shift(1), shift(1), shift(2), lambda x: x, lambda x: -x)]
+    assert told[0] == told[1]
+    assert len(set(told)) == 4
+
+
+@pytest.mark.parametrize("now", [{"prune_by": "epoch"}, {"error_score": 0}])
+def test_scores_that_mean_something_else_are_another_search(tmp_path, now):
+    model = CNNClassifier("lenet", weights=None, image_size=28, store=None, random_state=0)
+    model.set_params(phases=[("train", Phase("all", 1))], validation=0.3)
+    images = np.repeat((X[:20] * 15).astype(np.uint8).reshape(-1, 8, 8), 4, axis=1)
+
+    def found(**parameters):
+        parameters = {"storage": tmp_path / "journal.log", "n_trials": 1, "cv": 2, **parameters}
+        space = {"phases__train__lr": (0.001, 0.01)}
+        return OptunaSearch(model, space, **parameters).fit(images, Y[:20] % 2)
+
+    found(prune_by="fold")
+    found(prune_by=None)
+    with pytest.raises(ParameterError, match=rf"{next(iter(now))}: .* then, .* now"):
+        found(**now)
+
+
+class Interrupted(KNeighborsClassifier):
+    """Stops the work once, in the midst of a trial."""
+
+    fits = 0
+
+    def fit(self, X, y):
+        type(self).fits += 1
+        if type(self).fits == 8:
+            raise KeyboardInterrupt
+        return super().fit(X, y)
+
+
+@pytest.mark.parametrize("sampler", [None, optuna.samplers.RandomSampler])
+def test_the_candidate_of_an_interrupted_trial_is_drawn_again(tmp_path, sampler):
+    def found(model, **parameters):
+        parameters = {"cv": 3, "n_trials": 6, "prune_by": None, "sampler": sampler, **parameters}
+        space = {"n_neighbors": (1, 50), "weights": ["uniform", "distance"]}
+        return OptunaSearch(model, space, random_state=0, **parameters).fit(X, Y)
+
+    Interrupted.fits = 0
+    with pytest.raises(KeyboardInterrupt):
+        found(Interrupted(), storage=tmp_path / "journal.log")
+    resumed = found(Interrupted(), storage=tmp_path / "journal.log").trials_
+    assert resumed["state"].tolist() == 2 * ["COMPLETE"] + ["FAIL"] + 4 * ["COMPLETE"]
+    columns = ["mean_test_score", "param_n_neighbors", "param_weights"]
+    whole = found(KNeighborsClassifier()).trials_[columns]
+    complete = resumed.loc[resumed["state"] == "COMPLETE", columns].reset_index(drop=True)
+    pd.testing.assert_frame_equal(complete, whole)
+
+
+@pytest.mark.filterwarnings("ignore:BruteForceSampler is experimental")
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_a_sampler_that_has_gone_through_all_ends_the_search(n_jobs):
+    grid = {"n_neighbors": [1, 3], "weights": ["uniform", "distance"]}
+    for sampler in (optuna.samplers.GridSampler(grid, seed=0), optuna.samplers.BruteForceSampler):
+        parameters = {"n_trials": 20, "sampler": sampler, "prune_by": None, "n_jobs": n_jobs}
+        found = search(KNeighborsClassifier(), grid, **parameters).fit(X, Y)
+        assert 4 <= len(found.trials_) < (5 if n_jobs == 1 else 20)  # others may be under way
+        assert len(found.trials_[["param_n_neighbors", "param_weights"]].drop_duplicates()) == 4
+
+
+def test_pruned_trials_of_a_function_have_the_same_columns():
+    found = search(KNeighborsClassifier(), odd_neighbors, n_trials=14, cv=5).fit(X, Y)
+    assert "PRUNED" in set(found.trials_["state"])
+    assert not any(name == "param_k" for name in found.trials_)
+    assert (found.trials_["param_n_neighbors"] % 2 == 1).all()
+
+
+def test_a_range_of_layers_is_warmed():
+    images = np.random.default_rng(0).integers(0, 256, (12, 40, 40, 3), dtype=np.uint8)
+    model = Pipeline([("feat", CNNFeatures(image_size=32)), ("clf", GaussianNB())])
+    model.set_params(feat__store="memory")
+    found = search(model, {"feat__layer": (-3, -1)}, n_trials=3, cv=2).fit(
+        images, np.arange(12) % 2
+    )
+    assert set(found.trials_["param_feat__layer"]) <= {-3, -2, -1}
 
 
 def test_workers_share_the_trials(tmp_path):

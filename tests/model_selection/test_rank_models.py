@@ -177,9 +177,26 @@ def test_a_class_that_a_fold_lacks_and_decision_values():
     assert (found.out_of_fold["GaussianNB"]["rare"][:120] == 0).all()
     with pytest.raises(ParameterError, match="SVC does not give"):
         found.vote(3)
-    found.with_stack(3)
+    for stack in (found.stack, found.with_stack):
+        with pytest.raises(
+            ParameterError, match=r"parts without some classes \(\['rare'\]\), .* SVC"
+        ):
+            stack(3)
+    sure = rank_models([LinearDiscriminantAnalysis(), GaussianNB()], X, y, folds).with_stack(2)
+    with pytest.warns(RuntimeWarning, match="Number of classes in training fold"):
+        fitted = sure.stack(2).fit(X, y)
+    assert fitted.score(X, y) > sure.folds["stack of 2"].mean() - 0.05
     with pytest.raises(ParameterError, match="decision_function_shape must be 'ovr'"):
         rank_models([SVC(decision_function_shape="ovo")], X, Y, 3)
+
+
+def test_ensembles_need_names_of_their_own(ranking):
+    two = ranking.with_stack(2).with_stack(2, GaussianNB(), name="other").with_vote(2, name="mean")
+    assert two.ensembles == ("stack of 2", "other", "mean")
+    assert list(two.folds) == [*MODELS, "stack of 2", "other", "mean"]
+    for again in (lambda: two.with_stack(2), lambda: two.with_vote(2, name="tree")):
+        with pytest.raises(ParameterError, match=r"a candidate '.*' already: pass another"):
+            again()
 
 
 def test_repeated_folds_rank_but_do_not_stack():

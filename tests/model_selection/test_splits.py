@@ -185,6 +185,7 @@ def test_wrong_parameters_are_named_together():
     ("options", "match"),
     [
         ({"n_valid": 0.5, "n_test": 0.6}, "0.5, 0.6 .* make more than 1"),
+        ({"n_valid": np.float32(0.5), "n_test": 0.6}, "0.5, 0.6 .* make more than 1"),
         ({"n_test": 0}, 'n_test=0 leaves no pictures for it; pass evaluate="valid"'),
         ({"n_valid": 0, "evaluate": "valid"}, 'pass evaluate="test"'),
         ({"n_test": True}, "n_test must be"),
