@@ -13,7 +13,9 @@ from sktl._cli._group import CleanGroup
 from sktl._cli._output import (
     check_folder,
     check_folder_of,
+    check_names,
     check_output,
+    write_csv,
     write_features,
     write_picture,
 )
@@ -97,6 +99,7 @@ def features(
     images, labels = o.load_pictures(
         folder, listed, exclude, table, path_column, label_column, suffix
     )
+    check_names(images)
     extractor = o.make_features(
         backbone, weights, layer, pooling, image_size, crops, batch_size, device, store, quiet,
         on_error=on_error,
@@ -167,6 +170,8 @@ def evaluate(
     images, labels = o.load_pictures(
         folder, listed, exclude, table, path_column, label_column, suffix
     )
+    if errors is not None:
+        check_names(images)
     o.check_labels(labels, folds)
     import pandas as pd
     from sklearn.model_selection import StratifiedKFold, cross_val_predict, cross_validate
@@ -198,7 +203,8 @@ def evaluate(
 
         proba = cross_val_predict(probe, rows, labels, cv=cv, method="predict_proba")
         found = error_table_from_predictions(images, labels, proba)
-        found.sort_values("loss", ascending=False, kind="stable").to_csv(errors, index=False)
+        worst_first = found.sort_values("loss", ascending=False, kind="stable")
+        write_csv(worst_first, errors)
         wrong = int((found["truth"] != found["prediction"]).sum())
         typer.echo(f"{errors}: {wrong} of {len(found)} pictures are misclassified")
 
@@ -231,6 +237,7 @@ def report(
         folder, listed, exclude, table, path_column, label_column, suffix
     )
     if output is not None:
+        check_names(images)
         from sktl.utils._optional import import_optional
 
         import_optional("matplotlib", extra="plot", caller="the picture of a report").use("Agg")
@@ -253,7 +260,7 @@ def report(
         "duplicates": duplicates,
     }
     for name, content in tables.items():
-        content.to_csv(output / f"{name}.csv", index=False)
+        write_csv(content, output / f"{name}.csv")
     write_picture(found, output / "report.png")
     typer.echo(f"\n{output}: {', '.join(f'{name}.csv' for name in tables)}, report.png")
 
@@ -292,7 +299,7 @@ def info(path: o.StorePath = None) -> None:
     table = _open_store(path).info()
     typer.echo(f"{table.attrs['path']}: {_size(table.attrs['bytes'])}")
     if len(table):
-        _print_table(table.fillna("").astype({"image_size": str}), index=False)
+        _print_table(table.astype({"image_size": object}).fillna(""), index=False)
     else:
         typer.echo("Nothing is stored.")
 

@@ -219,4 +219,4 @@ def make_features(
 
 
 def _stage_or_name(layer: str) -> int | str:
-    return int(layer) if layer.lstrip("-").isdecimal() else layer
+    return int(layer) if layer.removeprefix("-").isdecimal() else layer

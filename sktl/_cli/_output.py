@@ -14,10 +14,19 @@ from sktl.utils._optional import import_optional
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    import pandas as pd
 
     from sktl.datasets import ImageReport
 
-__all__ = ["check_folder", "check_folder_of", "check_output", "write_features", "write_picture"]
+__all__ = [
+    "check_folder",
+    "check_folder_of",
+    "check_names",
+    "check_output",
+    "write_csv",
+    "write_features",
+    "write_picture",
+]
 
 _NEEDS = {".csv": None, ".parquet": ("pyarrow", "cli"), ".h5": ("h5py", "hdf5")}
 _SAME = {".hdf5": ".h5", ".pq": ".parquet"}
@@ -49,6 +58,31 @@ def check_folder(path: Path) -> None:
     """Raise an error if there is something else than a folder of that name."""
     if path.exists() and not path.is_dir():
         raise ParameterError(f"{path} is a file; give the name of a folder")
+
+
+def check_names(images: npt.NDArray[np.object_]) -> None:
+    """Raise an error if paths cannot be written down, as their names are no UTF-8."""
+    unwritable = [path for path in images if not _is_text(path)]
+    if unwritable:
+        shown = ", ".join(map(repr, unwritable[:5]))
+        raise ParameterError(
+            f"{len(unwritable)} of {len(images)} pictures have names that are no UTF-8, which no "
+            f"table can hold: {shown}. Rename them"
+        )
+
+
+def _is_text(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def write_csv(table: pd.DataFrame, path: Path) -> None:
+    """Write a table without its index; an existing file is replaced only by a finished one."""
+    with replacing(path) as unfinished:
+        table.to_csv(unfinished, index=False)
 
 
 def write_features(

@@ -128,7 +128,13 @@ def _read(
     # Names are text even where they look like numbers: 007 is not 7, and 1e5 is not 100000.0.
     names = path_column if path_column in header else header[0]
     try:
-        frame = pd.read_csv(path, dtype={names: str}, keep_default_na=False, na_values=[""])
+        frame = pd.read_csv(
+            path,
+            dtype={names: str},
+            keep_default_na=False,
+            na_values=[""],
+            low_memory=False,  # else a part of a column may be of numbers, and another of strings
+        )
     except ValueError as error:
         raise _not_a_table(path, error) from error
     return frame, path.parent

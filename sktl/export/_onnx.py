@@ -237,6 +237,8 @@ def _fine_tuned(estimator: CNNClassifier, parts: _Parts) -> nn.Module:
 
 def _rows(step: Any) -> nn.Module:
     """A step of a pipeline that reads rows of numbers."""
+    if step is None or step == "passthrough":
+        return nn.Identity()
     if isinstance(step, Pipeline):
         return nn.Sequential(*(_rows(inner) for _, inner in step.steps))
     if isinstance(step, StandardScaler):
@@ -254,8 +256,12 @@ def _rows(step: Any) -> nn.Module:
 
 
 def _is_softmax(classifier: Any) -> bool:
-    """Whether probabilities are the softmax, or logistic function, of the decision values."""
-    rows = np.random.default_rng(0).normal(size=(5, classifier.coef_.shape[1]))
+    """Whether probabilities are the softmax, or logistic function, of the decision values.
+
+    These are some small ones: of large ones, all ways make probabilities of 0 and 1.
+    """
+    wanted = np.random.default_rng(0).normal(scale=2, size=(20, len(classifier.coef_)))
+    rows = (wanted - classifier.intercept_) @ np.linalg.pinv(classifier.coef_.T)
     logits = torch.from_numpy(np.asarray(rows @ classifier.coef_.T + classifier.intercept_))
     expected = _Probabilities()(logits).numpy()
     return bool(np.allclose(classifier.predict_proba(rows), expected, atol=1e-5))

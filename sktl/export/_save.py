@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,7 @@ def load(
     checks.done()
     source = Path(folder).absolute()
     about = _about(source, folder)
+    _check_files(source, folder, about["sha256"])
     try:
         types = skops.get_untrusted_types(file=source / _ESTIMATOR)
         unknown = _unknown(types, trusted)
@@ -232,8 +234,27 @@ def _write(folder: Path, content: bytes, luggage: Luggage, estimator: Any) -> No
     versions = {
         name: importlib.metadata.version(name) for name in ("sktl", "scikit-learn", "torch")
     }
-    about = {"format": _FORMAT, "estimator": type(estimator).__name__, "versions": versions}
+    about = {
+        "format": _FORMAT,
+        "estimator": type(estimator).__name__,
+        "versions": versions,
+        "sha256": {file.name: _sha256(file) for file in sorted(folder.iterdir())},
+    }
     (folder / _ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _check_files(source: Path, folder: Any, digests: Mapping[str, str]) -> None:
+    """Raise an error for files that are not those that were saved together."""
+    for name, digest in digests.items():
+        if not (source / name).is_file():
+            raise SavedModelError(f"{folder} is damaged: it has no {name}")
+        if _sha256(source / name) != digest:
+            raise SavedModelError(f"{folder} is damaged: its {name} is not the one that was saved")
 
 
 def _about(source: Path, folder: Any) -> dict[str, Any]:
@@ -243,6 +264,7 @@ def _about(source: Path, folder: Any) -> dict[str, Any]:
     try:
         about: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         number = int(about["format"])
+        about["sha256"] = dict(about.get("sha256", {}))  # which the first ones did not have
     except (ValueError, KeyError, TypeError) as error:
         raise SavedModelError(f"{file} is damaged: {error}") from error
     if number > _FORMAT:

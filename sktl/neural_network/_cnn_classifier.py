@@ -25,7 +25,7 @@ from sktl.neural_network._trained_network import TrainedNetworkMixin
 from sktl.training._data import OF_VALIDATION, Pixels, channel_statistics, fill_together
 from sktl.training._history import as_frame
 from sktl.training._settings import Labelled
-from sktl.utils._sklearn import check_sample_weight
+from sktl.utils._sklearn import as_before_if_refused, check_sample_weight
 
 if TYPE_CHECKING:
     import torch
@@ -317,7 +317,8 @@ class CNNClassifier(
         -------
         self : CNNClassifier
         """
-        trainer, everything = self._prepare(X, y, sample_weight, groups)
+        with as_before_if_refused(self):
+            trainer, everything = self._prepare(X, y, sample_weight, groups)
         phases = self._phases()
         with self._all_or_nothing():
             trainer.run(phases)

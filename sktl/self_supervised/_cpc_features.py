@@ -32,6 +32,7 @@ from sktl.training._data import Pixels, channel_statistics
 from sktl.training._network import TransferNet
 from sktl.utils._parameters import ParameterChecks
 from sktl.utils._portable import PortableMixin, stow, take
+from sktl.utils._sklearn import as_before_if_refused
 from sktl.utils._torch import resolve_device
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class CPCFeatures(
         Folder where the state is kept after each epoch. The same fit, killed and called again,
         goes on from there.
     random_state : int, RandomState instance or None, default=None
-        Seed of the weights and of everything drawn in training.
+        Seed of the weights and of everything drawn in training. With `checkpoint_dir`, None is 0.
     image_shape : tuple of 2 or 3 ints, default=None
         Shape of one picture, for flattened rows only; see :func:`sktl.as_images`.
     value_range : tuple of 2 floats, default=None
@@ -311,6 +312,10 @@ class CPCFeatures(
 
     def _begin(self, X: Any) -> tuple[ImageCollection, CPCNetwork, Pixels]:
         """Check everything, forget what was learnt, and make an untrained network."""
+        with as_before_if_refused(self):
+            return self._checked_and_begun(X)
+
+    def _checked_and_begun(self, X: Any) -> tuple[ImageCollection, CPCNetwork, Pixels]:
         self._check_parameters()
         for name in ("network_", "history_", "_online"):
             self.__dict__.pop(name, None)
@@ -332,7 +337,8 @@ class CPCFeatures(
             f"patches, and a context predicts the row {first_step} below it",
         )
         checks.done()
-        self._seed = int(check_random_state(self.random_state).randint(2**31))
+        is_fixed = self.checkpoint_dir is not None and self.random_state is None
+        self._seed = int(check_random_state(0 if is_fixed else self.random_state).randint(2**31))
         n_steps = min(self.prediction_steps, rows - first_step)
         self._grid_shape = (rows, rows)
         shape = ("encoder", "n_features", "context", "directions", "normalization")
@@ -464,8 +470,9 @@ class CPCFeatures(
         checks.that("directions", self.directions, self.directions in (1, 2, 4), "1, 2 or 4")
         for name in ("n_features", "prediction_steps", "epochs", "batch_size"):
             checks.integer(name, getattr(self, name), minimum=1)
-        for name in ("image_size", "patch_size", "n_negatives"):
+        for name in ("image_size", "n_negatives"):
             checks.integer(name, getattr(self, name), minimum=1, optional=True)
+        checks.integer("patch_size", self.patch_size, minimum=2, optional=True)
         checks.integer("overlap", self.overlap, minimum=0, optional=True)
         checks.integer("cache_bytes", self.cache_bytes, minimum=0)
         if isinstance(self.patch_size, int) and isinstance(self.overlap, int):

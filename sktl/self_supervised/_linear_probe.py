@@ -15,11 +15,17 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
+from sktl.exceptions import ParameterError
 from sktl.images import ImageCollection, as_images
 from sktl.linear_model import LogisticProbe
 from sktl.self_supervised._cpc_features import CPCFeatures
 
 __all__ = ["LinearProbe"]
+
+_AMBIGUOUS = (
+    'y has the string "-1", which cannot be told from the label of pictures that have none; '
+    "make y a list or an array of objects, with None for these"
+)
 
 
 def _classifier_has(method: str) -> Any:
@@ -98,7 +104,12 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         labelled = _labelled(labels)
         if not labelled.any():
             raise ValueError("y has no labels: all of it is -1 or None")
-        known = np.array(labels[labelled].tolist())
+        if labelled.all() and any(isinstance(label, str) and label == "-1" for label in labels):
+            raise ValueError(_AMBIGUOUS)
+        listed = labels[labelled].tolist()
+        if len({isinstance(label, str) for label in listed}) > 1:
+            raise ParameterError("LinearProbe: y must hold strings or numbers; it has both")
+        known = np.array(listed)
         check_classification_targets(known)
         if self.classifier is None and len(np.unique(known)) < 2:
             raise ValueError(
@@ -193,10 +204,7 @@ def _as_labels(y: Any) -> npt.NDArray[Any]:
     if labels.dtype.kind in "iufb":
         return labels
     if isinstance(y, np.ndarray) and y.dtype.kind == "U" and (y == "-1").any():
-        raise ValueError(
-            'y is an array of strings, in which "-1" cannot be told from a label; make it one of '
-            "objects, with None for pictures without a label"
-        )
+        raise ValueError(_AMBIGUOUS)
     objects: npt.NDArray[Any] = column_or_1d(np.asarray(y, dtype=object))
     return objects
 

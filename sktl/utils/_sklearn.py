@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import numbers
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from sktl.exceptions import ParameterError
 __all__ = [
     "BaseSearchCV",
     "CachingScorer",
+    "as_before_if_refused",
     "check_class_weight",
     "check_method_params",
     "check_sample_weight",
@@ -36,6 +38,18 @@ __all__ = [
     "scores_pairs",
     "validate_rows",
 ]
+
+
+@contextlib.contextmanager
+def as_before_if_refused(estimator: Any) -> Iterator[None]:
+    """Give an estimator back what it had, such as an earlier fit, if checks of a new one fail."""
+    before = dict(vars(estimator))
+    try:
+        yield
+    except BaseException:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise
 
 
 def validate_rows(estimator: Any, X: Any, *, reset: bool) -> npt.NDArray[Any]:

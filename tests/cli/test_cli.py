@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -217,6 +218,7 @@ def test_a_failed_write_leaves_the_old_file(folder, store, tmp_path, monkeypatch
         (["-o", "out.csv", "--pooling", "agv"], "Did you mean 'avg'?"),
         (["-o", "out.csv", "--backbone", "resnet19"], "there is no backbone 'resnet19'"),
         (["-o", "out.csv", "--layer", "layer9"], "layer9"),
+        (["-o", "out.csv", "--layer", "--5"], "--5"),
         (["-o", "out.csv", "--suffix", ".jpg"], "are for a --table"),
         (["-o", "out.csv", "--table", "no.csv"], "there is no file"),
         (["-o", "out.csv", "--table", "no.csv", "--exclude", "rose"], "without a --table"),
@@ -422,6 +424,18 @@ def test_store_info(filled):
     assert kept == [("resnet18", "bottleneck", "32", "12"), ("resnet18", "layer1", "32", "12")]
 
 
+def test_store_info_of_the_networks_own_size(folder, tmp_path):
+    path = tmp_path / "store.sqlite"
+    network = (
+        NETWORK[: NETWORK.index("--image-size")] + NETWORK[NETWORK.index("--image-size") + 2 :]
+    )
+    for more in ([], ["--image-size", 48]):
+        run("features", folder / "rose", "-o", tmp_path / "out.csv", *network, *more,
+            "--store", path)  # fmt: skip
+    lines = run("store", "info", path).stdout.splitlines()
+    assert ["48" in line.split() for line in lines[2:]] == [False, True]
+
+
 def test_store_clear_asks(filled):
     result = run("store", "clear", filled, input="n\n", code=1)
     assert "delete 24 rows" in result.stdout
@@ -529,3 +543,35 @@ def test_without_typer_one_line_says_what_to_install(monkeypatch):
     done = python("-c", code, env={**os.environ})
     assert done.returncode == 1
     assert done.stderr == f"{ended.value.code}\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_that_are_no_text_are_told_before_the_work(folder, tmp_path):
+    odd = tmp_path / "odd" / "rose"
+    odd.mkdir(parents=True)
+    picture = next((folder / "rose").iterdir())
+    Path(os.fsdecode(os.fsencode(odd) + b"/x\xff.jpg")).write_bytes(picture.read_bytes())
+    shutil.copytree(folder / "grass", tmp_path / "odd" / "grass")
+    kept = tmp_path / "kept.csv"
+    kept.write_text("precious")
+    for arguments in (
+        ["features", odd.parent, "-o", kept, *NETWORK],
+        ["evaluate", odd.parent, "--errors", kept, "--folds", 2, *NETWORK],
+        ["report", odd.parent, "-o", tmp_path / "report"],
+    ):
+        assert "names that are no UTF-8" in fails(*arguments)
+    assert kept.read_text() == "precious"
+
+
+def test_a_failed_table_of_errors_leaves_the_old_one(folder, store, tmp_path, monkeypatch):
+    errors = tmp_path / "errors.csv"
+    errors.write_text("old")
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", full)
+    options = [*NETWORK, "--store", store, "--folds", 3, "--errors", errors]
+    assert "No space left" in run("evaluate", folder, *options, code=1).stderr
+    assert errors.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [errors]

@@ -328,3 +328,14 @@ def test_two_columns_of_one_name_are_refused(column):
     frame = pd.DataFrame([["a", "b", "c"]], columns=["id", "id", "label"])
     with pytest.raises(ParameterError, match=f"{column}: the table has several columns 'id'"):
         load_image_table(frame, **{"path_column": "label", column: "id"})
+
+
+def test_long_columns_are_of_one_type(tmp_path):
+    """pandas by itself reads long files part by part, and finds a type for each part."""
+    (tmp_path / "a.png").touch()
+    more = ",0" * 20
+    lines = [f"a.png,{'01' if i < 39999 else 'unknown'}{more}" for i in range(40000)]
+    header = "file,label," + ",".join(f"m{i}" for i in range(20))
+    (tmp_path / "long.csv").write_text("\n".join([header, *lines]))
+    _, y = load_image_table(tmp_path / "long.csv", label_column="label", return_X_y=True)
+    assert dict(zip(*np.unique(y, return_counts=True), strict=True)) == {"01": 39999, "unknown": 1}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.datasets import load_sample_images
 from sklearn.ensemble import RandomForestClassifier, StackingClassifier
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, SGDClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
@@ -43,7 +43,7 @@ def features(size=32, **parameters):
                 ("one", make_pipeline(features(), LogisticRegression(max_iter=2000))),
                 ("two", make_pipeline(features(48), LogisticRegression(max_iter=2000))),
             ],
-            make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)),
+            make_pipeline("passthrough", StandardScaler(), LogisticRegression(max_iter=2000)),
             cv=2,
         ),
         CNNClassifier(
@@ -127,6 +127,7 @@ def test_no_more_pictures_are_predicted_than_compared(form, tmp_path, monkeypatc
         (make_pipeline(features(), SVC(kernel="linear", C=0.1)), "SVC"),
         (make_pipeline(features(crops="ten"), LogisticRegression(max_iter=2000)), "crops"),
         (make_pipeline(features(), StandardScaler()), "last step is no classifier"),
+        (make_pipeline(features(), SGDClassifier(loss="modified_huber")), "SGDClassifier cannot"),
     ],
 )
 def test_what_has_no_counterpart_is_refused(model, culprit, tmp_path):
@@ -134,3 +135,16 @@ def test_what_has_no_counterpart_is_refused(model, culprit, tmp_path):
     with pytest.raises(SavedModelError, match=culprit):
         export_onnx(fitted, tmp_path / "model.onnx", X)
     assert not (tmp_path / "model.onnx").exists()
+
+
+def test_one_against_the_rest_is_no_softmax(tmp_path):
+    """Even where its decision values are so large that both are 0 or 1."""
+    for y in (TWO, THREE):
+        model = SGDClassifier(loss="log_loss", alpha=1e-6, random_state=0)
+        fitted = make_pipeline(features(), StandardScaler(), model).fit(X, y)
+        assert np.abs(fitted.decision_function(X)).min() > 10
+        if y is TWO:  # of two classes it is the same
+            export_onnx(fitted, tmp_path / "two.onnx", X)
+            continue
+        with pytest.raises(SavedModelError, match="SGDClassifier cannot be exported"):
+            export_onnx(fitted, tmp_path / "three.onnx", X)

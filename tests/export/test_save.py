@@ -1,6 +1,7 @@
 """Saving and loading: equal numbers in a fresh process, and nothing that is not known."""
 
 import json
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -148,6 +149,13 @@ def test_a_fresh_process_without_network(kind, tmp_path):
     subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=120)
 
 
+def forget_digests(folder):
+    """As whoever wants to do harm can."""
+    about = json.loads((folder / "sktl.json").read_text())
+    del about["sha256"]
+    (folder / "sktl.json").write_text(json.dumps(about))
+
+
 def test_what_is_not_known_is_refused(tmp_path):
     own = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     fitted = CNNFeatures(own, image_size=32, store=None).fit(X)
@@ -162,6 +170,9 @@ def test_what_is_not_known_is_refused(tmp_path):
 
     hostile = make_pipeline(FunctionTransformer(subprocess.check_output))
     (tmp_path / "model" / "estimator.skops").write_bytes(skops.io.dumps(hostile))
+    with pytest.raises(SavedModelError, match=r"its estimator.skops is not the one that was saved"):
+        load(tmp_path / "model")
+    forget_digests(tmp_path / "model")
     with pytest.raises(SavedModelError, match=r"not trusted: \['subprocess.check_output'\]"):
         load(tmp_path / "model")
     assert load(tmp_path / "model", trusted=["subprocess.check_output"]) is not None
@@ -331,8 +342,34 @@ def test_damage_and_later_formats(tmp_path):
     with pytest.raises(SavedModelError, match="damaged"):
         load(tmp_path / "model")
     about.write_text(json.dumps(content))
+    about.write_text(json.dumps({**content, "sha256": 3}))
+    with pytest.raises(SavedModelError, match="damaged"):
+        load(tmp_path / "model")
+    about.write_text(json.dumps(content))
     (tmp_path / "model" / "tensors.safetensors").write_bytes(b"\x00" * 8)
+    with pytest.raises(SavedModelError, match=r"its tensors.safetensors is not the one"):
+        load(tmp_path / "model")
+    forget_digests(tmp_path / "model")
     with pytest.raises(SavedModelError, match="cannot be read"):
         load(tmp_path / "model")
     with pytest.raises(SavedModelError, match="no saved model"):
         load(tmp_path)
+
+
+def test_weights_of_another_fit_and_missing_ones_are_noticed(tmp_path):
+    def save_one(name, seed):
+        phases = [("train", Phase("all", 1))]
+        model = CNNClassifier(
+            "lenet", weights=None, phases=phases, image_size=28, validation=None, random_state=seed
+        )
+        save(model.fit(X, Y), tmp_path / name)
+
+    save_one("one", 0)
+    save_one("other", 1)
+    shutil.copy(tmp_path / "other" / "tensors.safetensors", tmp_path / "one")
+    with pytest.raises(SavedModelError, match=r"its tensors.safetensors is not the one"):
+        load(tmp_path / "one")
+    save(CNNFeatures(image_size=32).fit(X), tmp_path / "whole", standalone=True)
+    (tmp_path / "whole" / "weights_0.safetensors").unlink()
+    with pytest.raises(SavedModelError, match=r"it has no weights_0.safetensors"):
+        load(tmp_path / "whole")

@@ -432,19 +432,25 @@ def test_bad_pictures_are_named_by_their_place_in_X(tmp_path):
         model(validation=0.3).fit(paths, Y)
 
 
-def test_after_a_failed_fit_nothing_is_fitted():
+def test_what_was_fitted_outlives_what_is_refused_but_not_a_training_that_fails():
     X = pictures()
     diverging = model(phases=one_phase(lr=1e20, epochs=5), validation=None)
     with pytest.raises(DivergenceError):
         diverging.fit(X, Y)
+    with pytest.raises(NotFittedError):
+        diverging.predict_proba(X)
+    with pytest.raises(NotFittedError):
+        diverging.net_  # noqa: B018 (a property)
     weighted = model().fit(X, Y)
+    before = weighted.predict_proba(X)
     with pytest.raises(ValueError, match="sample_weight"):
         weighted.fit(X, Y + np.arange(24) % 3, sample_weight=[1, 2])
-    for failed in (diverging, weighted):
-        with pytest.raises(NotFittedError):
-            failed.predict_proba(X)
-        with pytest.raises(NotFittedError):
-            failed.net_  # noqa: B018 (a property)
+    np.testing.assert_array_equal(weighted.predict_proba(X), before)
+    assert weighted.classes_.tolist() == [0, 1]
+    with pytest.raises(DivergenceError):
+        weighted.set_params(phases=one_phase(lr=1e20, epochs=5), validation=None).fit(X, Y)
+    with pytest.raises(NotFittedError):
+        weighted.predict_proba(X)
 
 
 def test_partial_fit_goes_on_after_an_error():

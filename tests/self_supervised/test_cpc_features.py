@@ -118,9 +118,10 @@ def test_defaults_follow_from_the_size():
     assert (large.network_.grid.size, large.network_.grid.stride) == (24, 12)
 
 
-def test_a_killed_fit_goes_on(tmp_path, monkeypatch):
+@pytest.mark.parametrize("seed", [0, None])
+def test_a_killed_fit_goes_on(tmp_path, monkeypatch, seed):
     X, _ = pictures()
-    whole = cpc(epochs=4).fit(X)
+    whole = cpc(epochs=4, random_state=0).fit(X)
 
     class KilledError(Exception):
         pass
@@ -135,8 +136,9 @@ def test_a_killed_fit_goes_on(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(_pretrain.Pretraining, "_epoch", killed)
         with pytest.raises(KilledError):
-            cpc(epochs=4, checkpoint_dir=tmp_path).fit(X)
-    resumed = cpc(epochs=4, checkpoint_dir=tmp_path).fit(X)
+            cpc(epochs=4, checkpoint_dir=tmp_path, random_state=seed).fit(X)
+    resumed = cpc(epochs=4, checkpoint_dir=tmp_path, random_state=seed).fit(X)
+    assert len(list(tmp_path.iterdir())) == 1
     np.testing.assert_allclose(resumed.transform(X), whole.transform(X), rtol=1e-5, atol=1e-6)
     assert len(resumed.history_) == 4
 
@@ -263,8 +265,14 @@ def test_unlabelled_rows():
     missing = pd.Series([label if label != -1 else None for label in mixed])
     for labels in (mixed, missing, missing.astype("category")):
         assert LinearProbe(cpc(epochs=1), classifier).fit(X, labels).classes_.tolist() == ["a", "b"]
-    with pytest.raises(ValueError, match="make it one of objects"):
+    with pytest.raises(ValueError, match="with None for these"):
         LinearProbe(cpc(epochs=1), classifier).fit(X, np.array(mixed))
+    strings = [str(label) for label in mixed]
+    for labels in (strings, pd.Series(strings), np.array(strings, dtype=object)):
+        with pytest.raises(ValueError, match='the string "-1", which cannot be told'):
+            LinearProbe(cpc(epochs=1), classifier).fit(X, labels)
+    with pytest.raises(ParameterError, match="strings or numbers; it has both"):
+        LinearProbe(cpc(epochs=1), classifier).fit(X, [*mixed[:-1], 3])
     with pytest.raises(ValueError, match="no labels"):
         LinearProbe(cpc()).fit(X, np.full(40, -1))
 
@@ -356,3 +364,17 @@ def test_confidences_of_a_classifier_without_probabilities():
     np.testing.assert_array_equal((scores > 0).astype(int), probe.predict(X))
     assert not hasattr(probe, "predict_proba")
     assert not hasattr(LinearProbe(cpc(), GaussianNB()), "decision_function")
+
+
+def test_what_was_learnt_outlives_a_fit_that_is_refused(tmp_path):
+    X, _ = pictures()
+    model = cpc(epochs=1).fit(X)
+    before = model.transform(X)
+    for bad, parameters in (([*X[:3], "nofile.jpg"], {}), (X, {"patch_size": 20})):
+        with pytest.raises((ImageDecodeError, ParameterError)):
+            model.set_params(**parameters).fit(bad)
+        np.testing.assert_array_equal(
+            model.set_params(patch_size=cpc().patch_size).transform(X), before
+        )
+    with pytest.raises(ParameterError, match="patch_size must be an integer of at least 2"):
+        cpc(patch_size=1).fit(X)
