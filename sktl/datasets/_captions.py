@@ -6,8 +6,8 @@ from typing import Any
 
 __all__ = ["letters_across", "shorten"]
 
-# Of the size of a font: somewhat more than the mean width of its letters.
-_LETTER = 0.6
+# Of the size of a font: the width of its digits, somewhat more than the mean of its letters.
+_LETTER = 0.64
 
 
 def letters_across(ax: Any, fontsize: float) -> int:
@@ -21,6 +21,10 @@ def letters_across(ax: Any, fontsize: float) -> int:
 
 
 def shorten(label: Any, width: int) -> str:
-    """A label in at most `width` letters."""
+    """A label in at most `width` letters: its ends, as labels may begin or end alike."""
     text = str(label)
-    return text if len(text) <= width else f"{text[: max(width, 2) - 1].rstrip()}…"
+    if len(text) <= width:
+        return text
+    kept = max(width, 2) - 1
+    behind = kept // 3
+    return f"{text[: kept - behind].rstrip()}…{text[len(text) - behind :].lstrip()}"

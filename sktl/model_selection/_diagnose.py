@@ -329,7 +329,13 @@ class DiagnosisDisplay:
         ax.errorbar(range(len(frame)), error, yerr=200 * frame["se"], fmt="none", color="0.3")
         for i, (top, step) in enumerate(zip(error + 200 * frame["se"], frame["step"], strict=True)):
             ax.annotate(
-                f"{100 * step:+.1f}", (i, top), (0, 3), textcoords="offset points", ha="center"
+                f"{100 * step:+.1f}",
+                (i, top),
+                (0, 3),
+                textcoords="offset points",
+                ha="center",
+                bbox={"fc": "white", "ec": "none", "alpha": 0.7, "pad": 1},
+                zorder=3,
             )
         if self.reachable:
             ax.axhline(100 * self.reachable, color="C1", ls="--", label="reachable")
