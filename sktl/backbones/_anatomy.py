@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -37,6 +37,8 @@ class Anatomy:
         Tokens in front that belong to no patch.
     channels_last : bool
         Whether feature maps inside the network are (N, H, W, C), where their shape leaves it open.
+    has_other_heads : bool
+        Whether there are heads beside that one, whose outputs are averaged, as distillation has it.
     """
 
     bottleneck: str
@@ -46,6 +48,7 @@ class Anatomy:
     tokens: Literal["class", "mean"] = "mean"
     n_prefix: int = 0
     channels_last: bool = False
+    has_other_heads: bool = False
 
     def is_channels_last(self, shape: tuple[int, ...]) -> bool:
         """Whether maps of this shape are (N, H, W, C): pictures are square, H == W."""
@@ -118,21 +121,27 @@ def _last_linear(module: nn.Module, part: str | None) -> str | None:
 def timm_anatomy(whole: TwoPart) -> Anatomy:
     """The parts of a network that keeps timm's protocol."""
     net = whole.net
+    heads = _timm_heads(net)
+    paths = (path for path, module in whole.named_modules() if heads and module is heads[0])
+    head = next(paths, None)
     by_class_token = getattr(net, "global_pool", "avg") == "token"
     return Anatomy(
         "bottleneck",
-        _timm_head(whole),
+        head,
         expand=("net", "net.blocks", "net.stages", "net.layers"),
         tokens="class" if by_class_token else "mean",
         n_prefix=int(getattr(net, "num_prefix_tokens", by_class_token)),
         channels_last=getattr(net, "output_fmt", "NCHW") == "NHWC",
+        has_other_heads=len(heads) > 1,
     )
 
 
-def _timm_head(whole: TwoPart) -> str | None:
-    head = whole.net.get_classifier() if hasattr(whole.net, "get_classifier") else None
-    head = head[0] if isinstance(head, (tuple, list)) else head  # distilled: the class head
-    return next((path for path, module in whole.named_modules() if module is head), None)
+def _timm_heads(net: Any) -> Sequence[nn.Module]:
+    """That of the classes, and beside it, in distilled networks, another."""
+    heads = net.get_classifier() if hasattr(net, "get_classifier") else None
+    if isinstance(heads, (tuple, list)):
+        return heads
+    return [] if heads is None else [heads]
 
 
 def chain(

@@ -12,11 +12,11 @@ import joblib
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from tqdm.auto import tqdm
 
 from sktl.images import ImageCollection
 from sktl.images._decode import BadImageError, is_encoded
 from sktl.images._digest import digest_picture
+from sktl.utils._progress import ProgressBar
 from sktl.utils._quiet import PILLOW_QUIET
 
 __all__ = ["THUMB", "Look", "look_at"]
@@ -81,7 +81,7 @@ def look_at(
     chunks = (images[start : start + _CHUNK] for start in range(0, len(images), _CHUNK))
     parallel = joblib.Parallel(n_jobs=n_jobs, prefer="threads", return_as="generator")
     looks: list[Look] = []
-    with tqdm(total=len(images), unit="image", delay=3, disable=not progress) as bar:
+    with ProgressBar(total=len(images), unit="image", delay=3, disable=not progress) as bar:
         for some in parallel(joblib.delayed(_look_at_chunk)(chunk) for chunk in chunks):
             looks += some
             bar.update(len(some))

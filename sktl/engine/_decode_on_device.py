@@ -14,6 +14,7 @@ from PIL import Image
 
 from sktl.images import as_images
 from sktl.images._jpeg import jpeg_trials
+from sktl.utils._devices import is_out_of_memory
 
 __all__ = ["decode_on", "decodes_jpeg"]
 
@@ -53,16 +54,23 @@ def decode_on(device: torch.device, encoded: Sequence[bytes]) -> list[torch.Tens
     Returns
     -------
     pictures : list of Tensor of shape (height, width, 3), dtype uint8, or None
-        On the device; it may still be at work. None for what it does not decode, or has no room
-        for.
+        On the device; it may still be at work. None for what it does not decode.
+
+    Raises
+    ------
+    RuntimeError
+        If there is not even room for one of them.
     """
     decode = _decoder(device)
     if decode is None or not encoded:
         return [None] * len(encoded)
     try:
         return [picture.permute(1, 2, 0) for picture in decode(encoded)]  # (3, H, W) -> (H, W, 3)
-    except RuntimeError:
+    except Exception as error:
         if len(encoded) == 1:
+            # Which decoder a picture has must not depend on the memory that is left.
+            if isinstance(error, RuntimeError) and is_out_of_memory(error):
+                raise
             return [None]
     return [decode_on(device, [one])[0] for one in encoded]  # all but what was in the way
 
@@ -75,13 +83,15 @@ def _decoder(device: torch.device) -> _Decode | None:
         return None
 
     def decode(encoded: Sequence[bytes]) -> list[torch.Tensor]:
+        # As tensors: with bytes, TorchCodec changes the warning filters, which threads share.
+        files = [torch.frombuffer(bytearray(file), dtype=torch.uint8) for file in encoded]
         if device.type != "cuda":
-            return list(decode_jpeg(list(encoded), mode="RGB", device=device))
+            return list(decode_jpeg(files, mode="RGB", device=device))
         # nvJPEG waits for all that is in its stream, which should not be the network's.
         network = torch.cuda.current_stream(device)
         own = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         with torch.cuda.stream(own):
-            pictures: list[torch.Tensor] = decode_jpeg(list(encoded), mode="RGB", device=device)
+            pictures: list[torch.Tensor] = decode_jpeg(files, mode="RGB", device=device)
         network.wait_stream(own)
         for picture in pictures:
             picture.record_stream(network)

@@ -18,7 +18,7 @@ from typing import Any
 import joblib
 import torch
 
-from sktl.engine._forward import Batch, forward
+from sktl.engine._forward import Batch, forward, is_decoded_there
 from sktl.engine._network import Network
 from sktl.engine._prepare import n_crops
 from sktl.engine._recipe import Recipe
@@ -92,13 +92,18 @@ def extract(
     if some is None:
         return
     chunks = itertools.chain([some], chunks)
+    decoded_there = is_decoded_there(recipe, device)
     if n_workers(n_images, batch_size, n_jobs) <= 1:
         yield from forward(
-            images, network, recipe, chunks, n_images=n_images, device=device, runtime=runtime
+            *(images, network, recipe, chunks),
+            n_images=n_images,
+            device=device,
+            runtime=runtime,
+            decoded_there=decoded_there,
         )
         return
     with _claims_of_workers() as call:
-        arguments = network, recipe, batch_size, runtime, _all_of(device), call
+        arguments = network, recipe, batch_size, runtime, decoded_there, _all_of(device), call
         yield from _outlasting(images, arguments, chunks, n_jobs)
 
 
@@ -154,8 +159,9 @@ def _in_workers(
         return
     # Backends on top of multiprocessing hand out all results together: wave by wave.
     wave = 2 * joblib.effective_n_jobs(n_jobs)
-    while some := list(itertools.islice(chunks, wave)):
-        yield from joblib.Parallel(n_jobs=n_jobs)(tasks(some))
+    with joblib.Parallel(n_jobs=n_jobs) as workers:  # the same ones for all
+        while some := list(itertools.islice(chunks, wave)):
+            yield from workers(tasks(some))
 
 
 def _all_of(device: torch.device) -> list[torch.device]:
@@ -208,6 +214,7 @@ def _work(
     recipe: Recipe,
     batch_size: int,
     runtime: Runtime,
+    decoded_there: bool,
     devices: Sequence[torch.device],
     call: str,
 ) -> list[Batch]:
@@ -224,6 +231,7 @@ def _work(
             n_images=n,
             device=_own(devices, call),
             runtime=runtime,
+            decoded_there=decoded_there,
             n_decoding=torch.get_num_threads(),  # its share of the cores
         )
     )

@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from tqdm.auto import tqdm
 
 from sktl.engine._claims import new_owner
 from sktl.engine._digests import Seen, is_as_seen, see_pictures
 from sktl.engine._extract import chunk_size, extract
+from sktl.engine._forward import is_decoded_there
 from sktl.engine._recipe import Recipe
 from sktl.engine._runtime import Runtime, bf16_runtime
 from sktl.engine._store import FeatureStore, StoredLayer
 from sktl.exceptions import BadImage, ImageDecodeError
 from sktl.images import ImageCollection
 from sktl.nn.pooling import pooled_shape
+from sktl.utils._progress import ProgressBar
 
 if TYPE_CHECKING:
     import torch
@@ -105,7 +106,7 @@ def compute_features(
         seen = [Seen(None)] * len(images) if store is None else see_pictures(images, store)
         first, inverse = _unique([picture.digest for picture in seen])
         distinct = images[first]
-        rounding = bf16_runtime(network, recipe, device, runtime)
+        rounding = _rounding(network, recipe, device, runtime)
         pictures = [seen[i] for i in first]
         shelf = _Shelf(pictures, network, recipe, store, keep, rounding)
 
@@ -146,7 +147,7 @@ def _forward_missing(
 ) -> list[BadImage]:
     """Fill the shelf, chunk by chunk, and others' chunks from the store; give all bad pictures."""
     wanted = shelf.look_up(bad)
-    with tqdm(total=len(wanted), unit="image", delay=3, disable=not progress) as bar:
+    with ProgressBar(total=len(wanted), unit="image", delay=3, disable=not progress) as bar:
         while wanted:
             n = chunk_size(recipe, len(wanted), how["batch_size"], how["n_jobs"])
             chunks = shelf.claim(wanted, n)
@@ -169,7 +170,7 @@ class _Shelf:
         recipe: Recipe,
         store: FeatureStore | None,
         keep: bool,
-        rounding: str | None,
+        rounding: Mapping[str, str],
     ) -> None:
         self.seen, self.store = seen, store
         self.pictures = [picture.digest for picture in seen]
@@ -280,12 +281,25 @@ def _of_all(
     ]
 
 
+def _rounding(
+    network: Network, recipe: Recipe, device: torch.device | None, runtime: Runtime
+) -> dict[str, str]:
+    """What beside the recipe decides the numbers of bf16; nothing for other precisions."""
+    found: dict[str, str] = {}
+    name = bf16_runtime(network, recipe, device, runtime)
+    if name is not None:
+        found["runtime"] = name
+    if device is not None and is_decoded_there(recipe, device):
+        found["decoder"] = "nvjpeg"
+    return found
+
+
 def _stored_layer(
     network: Network,
     recipe: Recipe,
     layer: str | int,
     fingerprint: str,
-    rounding: str | None,
+    rounding: Mapping[str, str],
 ) -> StoredLayer:
     """The name under which the rows of a layer are stored."""
     spec = network.spec
@@ -299,9 +313,8 @@ def _stored_layer(
         "image_size": None if recipe.image_size == spec.preprocessing.size else recipe.image_size,
         "crops": recipe.crops,
         "precision": recipe.precision,
+        **rounding,
     }
-    if rounding is not None:
-        described["runtime"] = rounding
     # Some layers have several names.
     decisive = {**described, "layer": network.place(layer)}
     key = hashlib.blake2b(json.dumps(decisive, sort_keys=True).encode(), digest_size=20).digest()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import joblib
@@ -22,12 +23,12 @@ from sktl.engine._recipe import Recipe
 from sktl.engine._resize_on_device import MOST_LEVELS
 from sktl.engine._runner import Pixels, Runner
 from sktl.engine._runtime import Runtime, ready_runner
-from sktl.exceptions import BadImage
+from sktl.exceptions import BadImage, MissingDependencyError
 from sktl.images import ImageCollection
 from sktl.images._decode import BadImageError
 from sktl.utils._devices import is_out_of_memory, numbered
 
-__all__ = ["Batch", "forward"]
+__all__ = ["Batch", "forward", "is_decoded_there"]
 
 Array = npt.NDArray[np.float32]
 T = TypeVar("T")
@@ -80,18 +81,32 @@ def forward(
     n_images: int,
     device: torch.device,
     runtime: Runtime = "auto",
+    decoded_there: bool = False,
     n_decoding: int | None = None,
 ) -> Iterator[Batch]:
     """Forward pictures through a network, chunk by chunk.
 
-    See :func:`sktl.engine.extract`; `n_decoding` is the number of threads that decode for another
-    device than the CPU, by default that of all cores.
+    See :func:`sktl.engine.extract`; `decoded_there` is what :func:`is_decoded_there` has said, and
+    `n_decoding` the number of threads that decode for another device than the CPU, by default that
+    of all cores.
     """
     if device.type == "cpu":
         return _on_cpu(images, network, recipe, chunks, n_images, device, runtime)
     device = numbered(device)
     runner = ready_runner(network, recipe, device, runtime, n_images=n_images, step=1 << 30)
-    return _on_device(images, runner, chunks, n_decoding or joblib.cpu_count())
+    if decoded_there and not decodes_jpeg(device):
+        raise MissingDependencyError(
+            "JPEG pictures are to be decoded by the GPU, as whoever began this does; install "
+            'TorchCodec on all machines (pip install "sktl[nvjpeg]"), or on none'
+        )
+    n_decoding = n_decoding or joblib.cpu_count()
+    return _on_device(images, runner, chunks, n_decoding, decoded_there=decoded_there)
+
+
+def is_decoded_there(recipe: Recipe, device: torch.device) -> bool:
+    """Whether a GPU decodes what it can: with bf16 alone, as that changes features by .03."""
+    is_rough = recipe.precision == "bf16" and device.type in _RESIZING
+    return is_rough and recipe.crops == "center" and decodes_jpeg(numbered(device))
 
 
 def _on_cpu(
@@ -132,7 +147,7 @@ def _on_cpu(
 
         settled = threads.submit(settle)
 
-        for parts in _ahead(threads, work, chunks, step):
+        for parts in _ahead(threads, work, chunks, step, n_threads):
             layers = [part.layers for part in parts if part.positions]
             yield Batch(
                 [i for part in parts for i in part.positions],
@@ -143,7 +158,12 @@ def _on_cpu(
 
 
 def _on_device(
-    images: ImageCollection, runner: Runner, chunks: Iterable[Sequence[int]], n_decoding: int
+    images: ImageCollection,
+    runner: Runner,
+    chunks: Iterable[Sequence[int]],
+    n_decoding: int,
+    *,
+    decoded_there: bool = False,
 ) -> Iterator[Batch]:
     """Threads decode ahead of the device, and the device is never asked to wait for results."""
     launched: deque[tuple[list[int], Any, list[BadImage]]] = deque()
@@ -152,9 +172,13 @@ def _on_device(
         positions, values, bad = launched.popleft()
         return Batch(positions, runner.fetch(values), bad)
 
-    step = _FILES if _is_decoded_there(runner) else 1
+    def decode(positions: Sequence[int]) -> _Decoded:
+        there = _decoded_there(images, positions, runner.device) if decoded_there else {}
+        return _decode(images, positions, runner, there)
+
+    step = _FILES if decoded_there else 1
     with _threads(n_decoding, 1) as threads:
-        for parts in _ahead(threads, lambda some: _decode(images, some, runner), chunks, step):
+        for parts in _ahead(threads, decode, chunks, step, n_decoding):
             pixels = [some for part in parts for some in part.pixels]
             launched.append(
                 (
@@ -169,13 +193,18 @@ def _on_device(
             yield finish()
 
 
-def _decode(images: ImageCollection, positions: Sequence[int], runner: Runner) -> _Decoded:
+def _decode(
+    images: ImageCollection,
+    positions: Sequence[int],
+    runner: Runner,
+    there: Mapping[int, Any] = MappingProxyType({}),
+) -> _Decoded:
+    """Decode and prepare pictures, but for those that are `there`, decoded on the device."""
     recipe = runner.recipe
-    by_device = _is_resized_there(runner)
+    by_device = runner.device.type in _RESIZING and recipe.crops == "center"
     # Resizing by PyTorch changes features by up to .01 of their norm, reduced decoding by .05.
     is_rough = recipe.precision == "bf16"
     least = _LEFT * runner.preprocessing.resize if is_rough else None
-    there = _decoded_there(images, positions, runner.device) if _is_decoded_there(runner) else {}
     good: list[int] = []
     pixels: list[Pixels] = []
     bad: list[BadImage] = []
@@ -191,16 +220,6 @@ def _decode(images: ImageCollection, positions: Sequence[int], runner: Runner) -
             continue
         pixels.append(prepare(image, runner.preprocessing, recipe.crops, exact=not is_rough))
     return _Decoded(good, pixels, bad)
-
-
-def _is_resized_there(runner: Runner) -> bool:
-    return runner.device.type in _RESIZING and runner.recipe.crops == "center"
-
-
-def _is_decoded_there(runner: Runner) -> bool:
-    """A GPU's decoder repeats colours stored at half the size, which changes features by .03."""
-    is_rough = runner.recipe.precision == "bf16"
-    return is_rough and _is_resized_there(runner) and decodes_jpeg(runner.device)
 
 
 def _decoded_there(
@@ -240,13 +259,17 @@ def _ahead(
     work: Callable[[Sequence[int]], T],
     chunks: Iterable[Sequence[int]],
     step: int,
+    n_threads: int,
 ) -> Iterator[list[T]]:
-    """What `work` gives for each chunk, `step` positions at a time, begun some chunks ahead."""
+    """What `work` gives for each chunk, `step` positions at a time.
+
+    It is begun some chunks ahead, and as many as keep all threads at work.
+    """
     begun: deque[list[Future[T]]] = deque()
     for chunk in chunks:
         parts = (chunk[i : i + step] for i in range(0, len(chunk), step))
         begun.append([threads.submit(work, part) for part in parts])
-        if len(begun) > _AHEAD:
+        if len(begun) > _AHEAD and sum(map(len, begun)) > n_threads:
             yield [future.result() for future in begun.popleft()]
     while begun:
         yield [future.result() for future in begun.popleft()]

@@ -18,11 +18,11 @@ from sklearn.model_selection import check_cv
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_consistent_length, check_random_state
-from tqdm.auto import tqdm
 
 from sktl.exceptions import ParameterError
 from sktl.images import ImageCollection, as_images
 from sktl.utils._parameters import ParameterChecks, require_labels
+from sktl.utils._progress import ProgressBar
 
 __all__ = ["LabelEfficiency", "label_efficiency_curve"]
 
@@ -196,7 +196,7 @@ def label_efficiency_curve(
     known = [_nested(labels[train], fractions, rng) for train, _ in folds]
     rows = []
     n_steps = len(folds) * len(fractions)
-    with tqdm(total=n_steps, unit="fit", delay=3, disable=not verbose) as bar:
+    with ProgressBar(total=n_steps, unit="fit", delay=3, disable=not verbose) as bar:
         for number, (train, test) in enumerate(folds):
             fitted = clone(encoder).fit(images[train])
             ways.check_fitted(fitted)

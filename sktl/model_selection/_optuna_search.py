@@ -26,12 +26,12 @@ from sklearn.metrics import check_scoring
 from sklearn.model_selection import check_cv
 from sklearn.utils import check_random_state, indexable
 from sklearn.utils.parallel import Parallel, delayed
-from tqdm.auto import tqdm
 
 from sktl.exceptions import ParameterError
 from sktl.model_selection._identity import identity
 from sktl.model_selection._spaces import choices, decode, named_space
 from sktl.utils._parameters import ParameterChecks
+from sktl.utils._progress import ProgressBar
 from sktl.utils._sklearn import BaseSearchCV
 
 if TYPE_CHECKING:
@@ -418,7 +418,7 @@ class OptunaSearch(BaseSearchCV):
         is_over = threading.Event()
         turns = itertools.takewhile(lambda _: not is_over.is_set(), self._turns(left))
         best = -math.inf
-        with tqdm(total=left, unit="trial", disable=not self.verbose, delay=3) as bar:
+        with ProgressBar(total=left, unit="trial", disable=not self.verbose, delay=3) as bar:
             for value, is_last in workers(delayed(run)() for _ in turns):
                 best = max(best, value)
                 if is_last:

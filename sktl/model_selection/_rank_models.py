@@ -12,12 +12,12 @@ from sklearn.base import is_classifier
 from sklearn.ensemble import StackingClassifier, VotingClassifier
 from sklearn.model_selection import check_cv
 from sklearn.utils import column_or_1d, indexable
-from tqdm.auto import tqdm
 
 from sktl.exceptions import ParameterError
 from sktl.model_selection._model_ranking import ModelRanking
 from sktl.model_selection._out_of_fold import as_positions, assemble, evaluate
 from sktl.utils._parameters import require_labels
+from sktl.utils._progress import ProgressBar
 
 __all__ = ["rank_models"]
 
@@ -103,7 +103,7 @@ def rank_models(
     workers = Parallel(n_jobs=n_jobs, return_as="generator")
     classes = np.unique(y)
     results = list(
-        tqdm(
+        ProgressBar(
             workers(
                 delayed(evaluate)(
                     f"candidate {name!r}, fold {i}", named[name], X, y, folds[i], scoring, classes

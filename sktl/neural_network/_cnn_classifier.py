@@ -114,7 +114,8 @@ class CNNClassifier(
     callbacks : list, default=None
         Callbacks of skorch, or pairs of a name and one. A phase is a run for them: they see its
         begin and end. Those that watch what only validation pictures tell have a rest where there
-        are none, in refitting and in `partial_fit`.
+        are none, in refitting and in `partial_fit`. EpochScoring with ``use_caching=False`` gets
+        batches and no labels, as skorch has it for data sets of one's own.
     crops : {"center", "ten"}, default="center"
         "ten" averages the logits of the four corners and the centre, each also mirrored. Where a
         picture is resized to just the size that the network sees, as those of the named small

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from tqdm.auto import tqdm
 
 from sktl.exceptions import DivergenceError
 from sktl.nn.cpc import CPCNetwork, cut_patches
 from sktl.training._augmentation import Augmentation
 from sktl.training._data import Batches, Pixels
 from sktl.utils._devices import private_randomness, seed_generators
+from sktl.utils._progress import ProgressBar
 
 if TYPE_CHECKING:
     from sktl.training._checkpoint import Checkpoint
@@ -90,7 +90,7 @@ class Pretraining:
         total = (epochs - len(self.history)) * -(-len(pixels) // self.options["batch_size"])
         with (
             private_randomness(self.device),
-            tqdm(total=total, unit="batch", delay=3, disable=not progress) as bar,
+            ProgressBar(total=total, unit="batch", delay=3, disable=not progress) as bar,
         ):
             for epoch in range(len(self.history), epochs):
                 self._epoch(pixels, epoch, None if constant else epochs, bar)

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from tqdm.auto import tqdm
 
 from sktl.backbones import Preprocessing
 from sktl.engine import prepare
@@ -23,6 +22,7 @@ from sktl.exceptions import BadImage, ImageDecodeError
 from sktl.images import ImageCollection
 from sktl.images._decode import BadImageError
 from sktl.training._team import Team
+from sktl.utils._progress import ProgressBar
 
 __all__ = [
     "Activations",
@@ -122,7 +122,9 @@ class Pixels:
 
         with ThreadPoolExecutor(self.n_threads) as threads:
             done = threads.map(put, range(len(self)))
-            for _ in tqdm(done, total=len(self), unit="image", delay=3, disable=not progress):
+            for _ in ProgressBar(
+                done, total=len(self), unit="image", delay=3, disable=not progress
+            ):
                 pass
         if bad:
             raise ImageDecodeError(sorted(bad, key=lambda b: b.index), self._n_all)
@@ -259,7 +261,7 @@ class Activations:
         values = _memory_map((n_copies, len(pixels), *shape), dtype)
         total, most = n_copies * len(pixels), float(np.finfo(dtype).max)
         unit = 1.0 if dtype == np.float32 else None
-        with tqdm(total=total, unit="image", delay=3, disable=not progress) as bar:
+        with ProgressBar(total=total, unit="image", delay=3, disable=not progress) as bar:
             for copy in range(n_copies):
                 for start in range(0, len(pixels), _AT_ONCE):
                     some = range(start, min(start + _AT_ONCE, len(pixels)))

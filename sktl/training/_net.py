@@ -213,7 +213,7 @@ class TransferSkorchNet(ClassifierMixin, skorch.NeuralNet):
         weight = to_device(X["weight"], device) if "weight" in X else None
         x, mixed = work.inputs(_sent(X["x"], device), training=True)
         with self._arithmetic(), _gradients_channels_last(self.module_):
-            logits = self.infer(_channels_last(x), **fit_params)
+            logits = self.infer(self._in_order(x), **fit_params)
         logits = logits.float()
         loss = work.loss(logits, y, weight, mixed=mixed, training=True)
         part = X["share"][0].item() if "share" in X else 1.0
@@ -239,7 +239,12 @@ class TransferSkorchNet(ClassifierMixin, skorch.NeuralNet):
         self._set_training(training)
         with torch.set_grad_enabled(training), self._arithmetic():
             x, _ = self.work.inputs(_sent(X["x"], self.device), training=False)
-            return self.infer(_channels_last(x)).float()
+            return self.infer(self._in_order(x)).float()
+
+    def _in_order(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps in the order in memory that the network's convolutions have."""
+        order = getattr(self.module_, "order", torch.channels_last)
+        return x.contiguous(memory_format=order) if x.ndim == 4 else x
 
     def evaluate(self, batch: Any, part: str = "valid") -> tuple[torch.Tensor, torch.Tensor]:
         """Loss and logits of a batch in eval mode."""
@@ -294,7 +299,8 @@ def _gradients_channels_last(net: nn.Module) -> Iterator[None]:
     MobileNetV2's last maps takes twenty times as long on a CPU.
     """
     norms = []
-    if isinstance(net, TransferNet):  # what torch.compile makes of it orders its memory itself
+    # What torch.compile makes of it orders its memory itself.
+    if isinstance(net, TransferNet) and net.order == torch.channels_last:
         norms = [m for m in net.learner.modules() if isinstance(m, nn.BatchNorm2d)]
     handles = [norm.register_forward_hook(_order_gradient) for norm in norms]
     try:
@@ -310,5 +316,4 @@ def _order_gradient(norm: nn.Module, inputs: object, output: torch.Tensor) -> No
 
 
 def _channels_last(x: torch.Tensor) -> torch.Tensor:
-    """Maps in the order in memory that the network's convolutions have."""
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x

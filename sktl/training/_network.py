@@ -45,14 +45,17 @@ class TransferNet(nn.Module):
     Attributes
     ----------
     trunk, head : nn.Module
+    order : torch.memory_format
+        Of the trunk's weights, and best of its inputs.
     cut : Cut or None
         If not None, the input of `forward` is not pictures but what the frozen part made of them.
     """
 
     def __init__(self, backbone: Backbone, layer: str, pooling: Pooling, head: nn.Module) -> None:
         super().__init__()
-        # A quarter faster on a CPU, and what tensor cores want on a GPU.
-        self.trunk = _trunk(backbone, layer).to(memory_format=torch.channels_last)
+        trunk = _trunk(backbone, layer)
+        self.order = _order_in_memory(trunk)
+        self.trunk = trunk.to(memory_format=self.order)
         self.head = head
         self.layer = layer
         self.pooling = pooling
@@ -463,11 +466,23 @@ def _order(backbone: Backbone) -> _Order:
     return _Order(backbone, [path for path, _ in fired if path])
 
 
+def _order_in_memory(trunk: nn.Module) -> torch.memory_format:
+    """Channels last: a quarter faster on a CPU, and what tensor cores want on a GPU.
+
+    But on a CPU, the backward pass of a convolution with 1 x 1 weights, a stride and 2 to 15
+    channels of input (RepVGG, FastViT) writes beyond its memory then (PyTorch 2.15), which ends the
+    process.
+    """
+    points = (m for m in trunk.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1))
+    is_hit = any(max(m.stride) > 1 and m.groups == 1 and 1 < m.in_channels < 16 for m in points)
+    return torch.contiguous_format if is_hit else torch.channels_last
+
+
 def _trunk(backbone: Backbone, layer: str) -> nn.Module:
     """The network up to a layer, in a copy of its own that can learn."""
     head = backbone._anatomy.head
-    is_linear = isinstance(backbone.head, nn.Linear)
-    if layer == "penultimate" and head and is_linear and len(backbone.shapes([layer])[0]) == 1:
+    is_last = isinstance(backbone.head, nn.Linear) and not backbone._anatomy.has_other_heads
+    if layer == "penultimate" and head and is_last and len(backbone.shapes([layer])[0]) == 1:
         trunk = copy.deepcopy(backbone._whole)
         trunk.set_submodule(head, nn.Identity())
     else:

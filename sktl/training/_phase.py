@@ -47,9 +47,10 @@ class Phase(BaseEstimator):
         What learns, beside the head, which always does: ``"head"``: nothing else; ``"last:k"``:
         the last k stages of the network that have weights (or all, if there are fewer), and what
         follows them; a normalisation behind the last block counts with it; ``"conv"``:
-        all up to the bottleneck; ``"fc"``: all behind it; ``"all"``; or a list of module paths
-        (``"layer4"``) and patterns of parameter names (``"layer?.*.conv2.*"``). What does not
-        learn is in eval mode: its batch normalisation and the dropout in front of it too.
+        all up to the bottleneck; ``"fc"``: all behind it, which may be the head alone; ``"all"``;
+        or a list of module paths (``"layer4"``) and patterns of parameter names
+        (``"layer?.*.conv2.*"``). What does not learn is in eval mode: its batch normalisation and
+        the dropout in front of it too.
     epochs : int, default=10
         Largest number of passes over the training pictures.
     optimizer : str, default="sgd"
@@ -159,7 +160,8 @@ class Phase(BaseEstimator):
             named = train in ("head", "conv", "fc", "all")
             fine = named or bool(re.fullmatch("last:0*[1-9][0-9]*", train))
         else:
-            fine = isinstance(train, Sequence) and all(isinstance(path, str) for path in train)
+            several = isinstance(train, Sequence) and len(train) > 0
+            fine = several and all(isinstance(path, str) for path in train)
         checks.that(
             f"{name}__train",
             train,

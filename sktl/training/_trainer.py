@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from tqdm.auto import tqdm
 
 from sktl.backbones import Preprocessing
 from sktl.engine import Network
@@ -27,6 +26,7 @@ from sktl.training._phase import Phase, Schedule, carry_over
 from sktl.training._settings import Labelled, Settings
 from sktl.training._sources import Source, Sources
 from sktl.utils._devices import is_out_of_memory, private_randomness, seed_generators
+from sktl.utils._progress import ProgressBar
 
 __all__ = ["Trainer"]
 
@@ -138,7 +138,7 @@ class Trainer:
         with (
             interrupts_of(self.net),
             private_randomness(self.settings.device),
-            tqdm(total=total, unit="epoch", disable=not self.settings.progress) as bar,
+            ProgressBar(total=total, unit="epoch", disable=not self.settings.progress) as bar,
         ):
             bar.update(self.n_epochs)
             for number in range(first, len(phases)):

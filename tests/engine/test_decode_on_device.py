@@ -2,6 +2,8 @@
 
 import io
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -10,10 +12,12 @@ import torchcodec.decoders
 from PIL import ExifTags, Image
 from torch import nn
 
-from sktl.backbones import Backbone, Preprocessing
-from sktl.engine import Network, Recipe, _decode_on_device, _forward, _runtime
+from sktl import FeatureStore
+from sktl.backbones import Backbone, Preprocessing, load_backbone
+from sktl.engine import Network, Recipe, _decode_on_device, _features, _forward, _runtime
 from sktl.engine._decode_on_device import decode_on, decodes_jpeg
-from sktl.images import as_images
+from sktl.exceptions import MissingDependencyError
+from sktl.images import ImageCollection, as_images
 
 CPU = torch.device("cpu")
 
@@ -22,6 +26,7 @@ CPU = torch.device("cpu")
 def asked(monkeypatch):
     """A list that grows with the number of files in each call."""
     decode_jpeg, asked = torchcodec.decoders.decode_jpeg, []
+    forget = _decode_on_device._decoder.cache_clear
 
     def decode(files, **options):
         asked.append(len(files))
@@ -29,11 +34,11 @@ def asked(monkeypatch):
 
     monkeypatch.setattr(torchcodec.decoders, "decode_jpeg", decode)
     monkeypatch.setattr(_forward, "_RESIZING", ("cpu",))
-    _decode_on_device._decoder.cache_clear()
+    forget()
     assert decodes_jpeg(CPU)
     asked.clear()
     yield asked
-    _decode_on_device._decoder.cache_clear()
+    forget()
 
 
 @pytest.fixture
@@ -52,7 +57,9 @@ def features():
             n_images=len(images),
             step=1 << 30,
         )
-        (batch,) = _forward._on_device(images, runner, iter([range(len(images))]), 2)
+        there = _forward.is_decoded_there(recipe, CPU)
+        chunks = iter([range(len(images))])
+        (batch,) = _forward._on_device(images, runner, chunks, 2, decoded_there=there)
         return batch.positions, batch.layers[0], [failure.index for failure in batch.bad]
 
     return features
@@ -104,7 +111,7 @@ def test_a_file_that_fails_there_stands_in_no_others_way(monkeypatch, asked, fea
     decode = torchcodec.decoders.decode_jpeg
 
     def picky(files, **options):
-        if images[2] in files:
+        if any(bytes(file.numpy()) == images[2] for file in files):
             asked.append(len(files))
             raise RuntimeError("nvJPEG status 5")
         return decode(files, **options)
@@ -117,6 +124,89 @@ def test_a_file_that_fails_there_stands_in_no_others_way(monkeypatch, asked, fea
     assert asked == [5, 1, 1, 1, 1, 1]
     assert (positions, bad) == ([0, 1, 2, 3, 4], [])
     np.testing.assert_array_equal(rows, expected[1])
+
+
+def test_a_device_without_room_for_a_picture_does_not_leave_it_to_the_cores(monkeypatch, asked):
+    def full(files, **options):
+        raise torch.OutOfMemoryError("no room")
+
+    pictures = decode_on(CPU, [jpeg(0)])
+    assert pictures[0].shape == (60, 90, 3)
+    decoder = _decode_on_device._decoder(CPU)
+    monkeypatch.setattr(_decode_on_device, "_decoder", lambda device: full)
+    with pytest.raises(torch.OutOfMemoryError):
+        decode_on(CPU, [jpeg(0), jpeg(1)])
+    for error in (RuntimeError, ValueError):
+
+        def refuse(files, error=error):
+            if len(files) > 1 or files[0] == jpeg(1):
+                raise error("no such JPEG")
+            return decoder(files)
+
+        monkeypatch.setattr(_decode_on_device, "_decoder", lambda device, refuse=refuse: refuse)
+        first, second = decode_on(CPU, [jpeg(0), jpeg(1)])
+        assert second is None
+        assert torch.equal(first, pictures[0])
+
+
+def test_rows_of_other_decoders_have_other_keys(monkeypatch, asked):
+    """Who decodes is found out once, and workers are told."""
+    images = as_images([jpeg(i) for i in range(3)])
+    network = Network(load_backbone("lenet", None), "default", None)
+    store = FeatureStore("memory")
+
+    def rows(precision):
+        recipe = Recipe(precision=precision)
+        return _features.compute_features(images, network, recipe, store, device=CPU)[0][0]
+
+    for precision in ("auto", "bf16"):
+        rows(precision)
+    monkeypatch.setattr(_forward, "_RESIZING", ())
+    for precision in ("auto", "bf16"):
+        rows(precision)
+    assert store.info()["precision"].tolist() == ["auto", "bf16", "bf16"]
+    assert store.info()["rows"].tolist() == [3, 3, 3]
+
+
+def test_a_worker_that_cannot_decode_as_the_others_do_says_so(monkeypatch):
+    monkeypatch.setattr(_forward, "decodes_jpeg", lambda device: False)
+    network = Network(load_backbone("lenet", None), "default", None)
+    images = as_images([jpeg(0)])
+    arguments = (images, network, Recipe(precision="bf16"), iter([[0]]))
+    with pytest.raises(MissingDependencyError, match="on all machines"):
+        _forward.forward(*arguments, n_images=1, device=torch.device("meta"), decoded_there=True)
+
+
+@pytest.mark.parametrize("batch_size", [16, 64])
+def test_pictures_that_are_left_to_the_cores_keep_all_of_them_at_work(
+    monkeypatch, asked, batch_size
+):
+    at_work, most = 0, 0
+    lock = threading.Lock()
+    read = ImageCollection.read
+
+    def counted(self, i, **options):
+        nonlocal at_work, most
+        with lock:
+            at_work += 1
+            most = max(most, at_work)
+        time.sleep(0.005)
+        image = read(self, i, **options)
+        with lock:
+            at_work -= 1
+        return image
+
+    monkeypatch.setattr(ImageCollection, "read", counted)
+    images = as_images([Image.new("RGB", (40, 40))] * 256)
+    chunks = (range(start, start + batch_size) for start in range(0, 256, batch_size))
+    runner = _runtime.ready_runner(
+        Network(load_backbone("lenet", None), "default", None),
+        *(Recipe(precision="bf16"), CPU, "torch"),
+        n_images=256,
+        step=1 << 30,
+    )
+    list(_forward._on_device(images, runner, chunks, 12, decoded_there=True))
+    assert most == 12
 
 
 def blue_first(pictures):
@@ -152,7 +242,7 @@ def test_colours_that_are_repeated_are_near_enough(monkeypatch, asked):
 
     def repeat(files, **options):
         fast = {"fastupsample": True, "fastdct": True}
-        arrays = [simplejpeg.decode_jpeg(file, "RGB", **fast) for file in files]
+        arrays = [simplejpeg.decode_jpeg(bytes(file.numpy()), "RGB", **fast) for file in files]
         return [torch.from_numpy(array).permute(2, 0, 1) for array in arrays]
 
     monkeypatch.setattr(torchcodec.decoders, "decode_jpeg", repeat)

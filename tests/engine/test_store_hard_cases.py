@@ -128,7 +128,7 @@ def _name_and_digests(store, X):
     images = as_images(X)
     network = Network(small(), "default", None)
     (fingerprint,) = network.fingerprints(["bottleneck"])
-    name = _stored_layer(network, Recipe(), "bottleneck", fingerprint, None)
+    name = _stored_layer(network, Recipe(), "bottleneck", fingerprint, {})
     return name, picture_digests(images, store)
 
 

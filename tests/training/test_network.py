@@ -1,5 +1,8 @@
 """Which part of a network learns, and cutting it in two."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import torchvision
@@ -283,3 +286,45 @@ def test_the_trained_network_runs_without_the_net_around_it(name):
         torch.testing.assert_close(net.network(x), expected)
         next(net.trunk.parameters()).mul_(2)  # what is learnt is seen there
         assert not torch.allclose(again.module(x), expected)
+
+
+@pytest.mark.parametrize("name", ["deit_tiny_distilled_patch16_224", "efficientformerv2_s0"])
+def test_networks_with_a_second_head_learn_under_one(name):
+    net = transfer(f"timm/{name}").eval()
+    x = pictures(n=1)
+    x = nn.functional.interpolate(x, (224, 224))
+    backbone = load_backbone(f"timm/{name}", None, random_state=0)
+    with torch.no_grad():
+        (expected,) = backbone.feature_network(["penultimate"])(x)
+        torch.testing.assert_close(net.trunk(x), expected)
+        assert net(x).shape == (1, 3)
+    net.begin(Phase("last:1"), is_pretrained=True)
+    net(x).sum().backward()
+    grown = {n for n, p in net.trunk.named_parameters() if p.grad is not None}
+    assert grown
+    assert not any("head_dist" in n or n.endswith("head.weight") for n in grown)
+
+
+STEM = """
+import numpy as np
+from torch import nn
+from sktl import CNNClassifier, Phase
+from sktl.backbones import Backbone, Preprocessing
+
+stem = nn.Sequential(nn.Conv2d(3, 48, 1, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+module = nn.Sequential(stem, nn.Flatten(), nn.Linear(48, 5)).eval()
+X = np.random.default_rng(0).integers(0, 256, (18, 112, 112, 3), dtype=np.uint8)
+model = CNNClassifier(
+    Backbone(module, preprocessing=Preprocessing(size=112, resize=112)),
+    phases=[("all", Phase("all", 3))], batch_size=6, validation=None, random_state=0, store=None,
+)
+print(model.fit(X, np.arange(18) % 2).predict(X).shape)
+"""
+
+
+def test_a_stem_that_crashes_with_channels_last(tmp_path):
+    """RepVGG's and FastViT's, in the backward pass of PyTorch 2.15 on a CPU."""
+    run = subprocess.run([sys.executable, "-c", STEM], capture_output=True, text=True, check=False)
+    assert run.stdout == "(18,)\n", (run.returncode, run.stderr[-2000:])
+    orders = [transfer(name).order for name in ("timm/repvgg_a0", "resnet18")]
+    assert orders == [torch.contiguous_format, torch.channels_last]

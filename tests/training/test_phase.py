@@ -67,6 +67,7 @@ def test_groups_have_their_share_of_the_rate():
     ("parameters", "named"),
     [
         ({"train": "last:0"}, "train"), ({"train": "everything"}, "train"), ({"train": 3}, "train"),
+        ({"train": []}, "a list of module paths"),
         ({"epochs": 0}, "epochs"), ({"optimizer": "sdg"}, "Did you mean 'sgd'"),
         ({"lr": -1}, "lr"), ({"lr": "fast"}, "lr"), ({"schedule": "cosin"}, "cosine"),
         ({"schedule": {}}, "schedule"), ({"gamma": 0}, "gamma"), ({"clip_norm": 0}, "clip_norm"),
