@@ -1066,8 +1066,15 @@ class Pressing(skorch.callbacks.Callback):
             signal.raise_signal(signal.SIGINT)
 
 
-def test_ctrl_c_in_a_callback_is_no_end_of_the_phase(tmp_path):
-    handler = signal.getsignal(signal.SIGINT)
+@pytest.fixture
+def handler():
+    """Python's own, whatever shell has begun the tests: in its background, SIGINT is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_in_a_callback_is_no_end_of_the_phase(tmp_path, handler):
     options = {"checkpoint_dir": tmp_path, "validation": None, "phases": one_phase(epochs=4)}
     with pytest.raises(KeyboardInterrupt):
         model(callbacks=[Pressing()], **options).fit(pictures(), Y)
