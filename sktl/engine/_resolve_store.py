@@ -71,6 +71,8 @@ def resolve_store(store: Any) -> FeatureStore | None:
 
 
 def _is_slip(store: str) -> bool:
-    """Whether a word is nearly one that means something else than a file."""
-    is_word = not Path(store).suffix and len(Path(store).parts) == 1 and os.sep not in store
-    return is_word and bool(difflib.get_close_matches(store.casefold(), _NAMES, n=1, cutoff=0.8))
+    """Whether a word is one, or nearly one, that means something else than a file."""
+    word = store.casefold()
+    near = difflib.get_close_matches(word, ("memory", "default"), n=1, cutoff=0.85)
+    is_slip = bool(near) and near[0][0] == word[0] and not Path(store).suffix
+    return word in _NAMES or (is_slip and os.sep not in store and not Path(store).exists())

@@ -258,13 +258,21 @@ def _rows(step: Any) -> nn.Module:
 def _is_softmax(classifier: Any) -> bool:
     """Whether probabilities are the softmax, or logistic function, of the decision values.
 
-    These are some small ones: of large ones, all ways make probabilities of 0 and 1.
+    A copy whose decision values are its input is asked about small ones: of large ones, all ways
+    make probabilities of 0 and 1.
     """
-    wanted = np.random.default_rng(0).normal(scale=2, size=(20, len(classifier.coef_)))
-    rows = (wanted - classifier.intercept_) @ np.linalg.pinv(classifier.coef_.T)
-    logits = torch.from_numpy(np.asarray(rows @ classifier.coef_.T + classifier.intercept_))
-    expected = _Probabilities()(logits).numpy()
-    return bool(np.allclose(classifier.predict_proba(rows), expected, atol=1e-5))
+    n_values = len(classifier.coef_)
+    values = np.random.default_rng(0).normal(scale=2, size=(20, n_values))
+    same = copy.copy(classifier)
+    vars(same).pop("feature_names_in_", None)
+    try:
+        same.coef_, same.intercept_ = np.eye(n_values), np.zeros(n_values)
+        same.n_features_in_ = n_values
+        found = same.predict_proba(values)
+    except Exception:  # noqa: BLE001 (these are no attributes of its own, or not all there is)
+        return False
+    expected = _Probabilities()(torch.from_numpy(values)).numpy()
+    return bool(np.allclose(found, expected, atol=1e-5))
 
 
 class _Affine(nn.Module):

@@ -89,12 +89,22 @@ def in_words(value: Any, listed: AbstractSet[int] = frozenset()) -> str:
     if inspect.ismethod(value):
         return f"{say(value.__self__)}.{value.__name__}"
     if isinstance(value, types.LambdaType) and value.__name__ == "<lambda>":
-        cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        name = f"{value.__module__}.{value.__qualname__}"
+        if id(value) in listed:  # it calls itself
+            return name
+        cells = [_content(cell) for cell in value.__closure__ or ()]
         inside = _code(value.__code__), cells, value.__defaults__, value.__kwdefaults__
-        return f"{value.__module__}.{value.__qualname__}({joblib.hash(say(inside))})"
+        return f"{name}({joblib.hash(in_words(inside, listed | {id(value)}))})"
     if inspect.isroutine(value) or isinstance(value, type):
         return f"{value.__module__}.{value.__qualname__}"
     return _object(value, listed)
+
+
+def _content(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # it is not filled yet
+        return None
 
 
 def _code(code: types.CodeType) -> tuple[Any, ...]:

@@ -97,10 +97,10 @@ class OptunaSearch(BaseSearchCV):
         Whether to fit the best candidate on all data in the end.
     random_state : int, RandomState instance or None, default=None
         Seed of the sampler. With an int, and one trial at a time, the trials are the same every
-        time, also when the search was interrupted: the trial in which it was is "FAIL", and its
-        candidate is drawn again. That of a process that was killed is not, nor do Hyperband's
-        brackets, which follow from the numbers of trials, stay the same. Pass an int to the
-        estimator and to the splitter, too.
+        time, also when the search was interrupted: the trial in which it was is "FAIL", and another
+        one evaluates its candidate first. That of a process that was killed is not evaluated again,
+        nor do Hyperband's brackets, which follow from the numbers of trials, stay the same. Pass an
+        int to the estimator and to the splitter, too.
     verbose : int, default=0
         If not 0, a progress bar over the trials is shown.
     error_score : "raise", float or None, default=None
@@ -336,7 +336,13 @@ class OptunaSearch(BaseSearchCV):
         """Run the trials that are missing."""
         import optuna
 
-        from sktl.model_selection._study import claim, n_finished, open_storage, quiet
+        from sktl.model_selection._study import (
+            claim,
+            n_finished,
+            open_storage,
+            quiet,
+            repeat_interrupted,
+        )
 
         n_workers = joblib.effective_n_jobs(self.n_jobs)
         storage = self.storage
@@ -378,6 +384,7 @@ class OptunaSearch(BaseSearchCV):
             )
             left = None if self.n_trials is None else max(0, self.n_trials - n_finished(study))
             if left != 0:
+                repeat_interrupted(study)
                 _warm(self.estimator, space, objective.X, n_workers)
             if n_workers == 1:
                 self._run(study, storage=None, objective=objective, left=left)
@@ -480,7 +487,7 @@ class OptunaSearch(BaseSearchCV):
             )
         best = self.study_.best_trial
         self.best_index_, self.best_score_ = best.number, self.study_.best_value
-        self.best_params_ = decode(space, best.params)
+        self.best_params_ = decode(space, best)
 
 
 def _counted(error_score: Any) -> float | None:

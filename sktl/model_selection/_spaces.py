@@ -151,10 +151,11 @@ def sample(space: Any, trial: Any) -> dict[str, Any]:
     return {name: _draw(name, dimension, trial) for name, dimension in space.items()}
 
 
-def decode(space: Any, recorded: Mapping[str, Any]) -> dict[str, Any]:
+def decode(space: Any, trial: Any) -> dict[str, Any]:
     """Give the parameters behind what Optuna recorded of a trial."""
+    recorded = trial.params
     if callable(space):
-        return sample(space, _optuna().trial.FixedTrial(dict(recorded)))
+        return sample(space, _optuna().trial.FixedTrial(dict(recorded), number=trial.number))
     return {
         name: dimension.value(recorded[name])
         for name, dimension in space.items()
@@ -194,7 +195,7 @@ def _changed(space: Any, trial: Any, before: Mapping[str, Any] | None) -> str | 
     if before is None:
         return None
     try:
-        now = stood_for(decode(space, trial.params))
+        now = stood_for(decode(space, trial))
     except Exception:  # noqa: BLE001 (a function may ask for what was never drawn)
         return f"trial {trial.number} drew {trial.params}, of which it makes nothing now"
     for name in {**before, **now}:

@@ -39,11 +39,12 @@ __all__ = [
     "n_finished",
     "open_storage",
     "quiet",
+    "repeat_interrupted",
     "run_trial",
     "trials_frame",
 ]
 
-_ATTRIBUTE, _STOOD_FOR = "sktl", "params"
+_ATTRIBUTE, _STOOD_FOR, _REPEATS, _RAISED = "sktl", "params", "repeats", "raised"
 _SQLITE = (".db", ".sqlite", ".sqlite3")
 _SHOWN = 5
 
@@ -149,6 +150,17 @@ def _was_interrupted(trial: FrozenTrial) -> bool:
     return trial.state == TrialState.FAIL and "error" not in trial.user_attrs
 
 
+def repeat_interrupted(study: optuna.Study) -> None:
+    """Have the candidates of trials that were interrupted at their work evaluated first."""
+    trials = study.get_trials(deepcopy=False)
+    repeated = {trial.user_attrs.get(_REPEATS) for trial in trials}
+    for trial in trials:
+        # What raised an error might do so for ever.
+        was_at_work = _STOOD_FOR in trial.user_attrs and _RAISED not in trial.user_attrs
+        if _was_interrupted(trial) and was_at_work and trial.number not in repeated:
+            study.enqueue_trial(trial.params, user_attrs={_REPEATS: trial.number})
+
+
 def failures(study: optuna.Study) -> dict[int, str]:
     """Number and error of the trials in which something failed."""
     return {
@@ -173,7 +185,7 @@ class SeededByTrial(BaseSampler):
     """A sampler that is made anew for each trial, with a seed of the trial's number.
 
     So a search that goes on after an interruption does not repeat the draws that it began with.
-    Trials that were interrupted themselves are not counted, for others to have their draws.
+    Trials that repeat one that was interrupted draw nothing, and are not counted.
     """
 
     def __init__(self, make: Callable[..., BaseSampler], seed: int) -> None:
@@ -186,9 +198,8 @@ class SeededByTrial(BaseSampler):
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Make the sampler of this trial."""
-        trials = study.get_trials(deepcopy=False)
-        lost = sum(other.number < trial.number and _was_interrupted(other) for other in trials)
-        self._sampler = self._of(trial.number - lost)
+        earlier = (t for t in study.get_trials(deepcopy=False) if t.number < trial.number)
+        self._sampler = self._of(trial.number - sum(_REPEATS in t.user_attrs for t in earlier))
         self._sampler.before_trial(study, trial)
 
     def infer_relative_search_space(
@@ -276,6 +287,7 @@ class Objective:
             raise
         except Exception as error:
             if isinstance(self.error_score, str):
+                trial.set_user_attr(_RAISED, True)
                 raise
             trial.set_user_attr("error", f"{type(error).__name__}: {error}")
             return float(self.error_score)
@@ -350,7 +362,7 @@ def _row(trial: FrozenTrial, space: Any, n_splits: int) -> dict[str, Any]:
     padded = [*scores, *[math.nan] * (n_splits - len(scores))]
     times = trial.user_attrs.get("fit_times", [])
     is_whole = not callable(space) or _STOOD_FOR in trial.user_attrs
-    params = decode(space, trial.params) if is_whole else trial.params
+    params = decode(space, trial) if is_whole else trial.params
     return {
         "number": trial.number,
         "state": trial.state.name,

@@ -265,11 +265,12 @@ class ImageNetClassifier(PortableMixin, ImageEstimatorMixin, ClassifierMixin, Ba
             Before `fit`, if labels are no names of classes.
         """
         if not hasattr(self, "classes_"):
-            strangers = np.setdiff1d(column_or_1d(y), self._vocabulary(None)[0])
-            if strangers.size:
+            names = set(imagenet_classes().values())
+            strangers = [label for label in np.asarray(y).tolist() if label not in names]
+            if strangers:
                 raise ParameterError(
                     f"before fit, predictions are names of classes of ImageNet, which "
-                    f"{strangers[:10].tolist()} are not; fit(X, y) has them spelt as in y"
+                    f"{strangers[:10]} are not; fit(X, y) has them spelt as in y"
                 )
         return float(super().score(X, y, sample_weight))
 

@@ -23,8 +23,8 @@ from sktl.self_supervised._cpc_features import CPCFeatures
 __all__ = ["LinearProbe"]
 
 _AMBIGUOUS = (
-    'y has the string "-1", which cannot be told from the label of pictures that have none; '
-    "make y a list or an array of objects, with None for these"
+    'y has the string "-1": if it is that of pictures without a label, put None in its place, in '
+    "a list or an array of objects; if it is a class, give that another name"
 )
 
 

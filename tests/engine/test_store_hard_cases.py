@@ -407,7 +407,7 @@ def test_words_that_are_no_paths_are_refused(name):
         features(name).transform(pictures(2))
 
 
-@pytest.mark.parametrize("name", ["./memory", "memory.sqlite", "features", "sub/memory"])
+@pytest.mark.parametrize("name", ["./memory", "memory.sqlite", "my_memory", "one", "sub/memory"])
 def test_what_may_be_a_path_is_one(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     features(name).transform(pictures(2))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_sample_images
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.ensemble import RandomForestClassifier, StackingClassifier
 from sklearn.linear_model import LogisticRegression, SGDClassifier
 from sklearn.pipeline import make_pipeline
@@ -15,6 +16,7 @@ from sklearn.svm import SVC
 from sktl import CNNClassifier, CNNFeatures, Phase, as_images
 from sktl.exceptions import ParameterError, SavedModelError
 from sktl.export import export_onnx
+from sktl.export._onnx import _is_softmax
 from sktl.linear_model import LogisticProbe
 
 onnx = pytest.importorskip("onnx")
@@ -148,3 +150,14 @@ def test_one_against_the_rest_is_no_softmax(tmp_path):
             continue
         with pytest.raises(SavedModelError, match="SGDClassifier cannot be exported"):
             export_onnx(fitted, tmp_path / "three.onnx", X)
+
+
+@pytest.mark.parametrize("n_features", [1, 3, 30])
+def test_probabilities_of_classifiers_with_more_classes_than_features(n_features):
+    random = np.random.default_rng(0)
+    y = np.repeat(np.arange(20), 6)
+    rows = random.normal(size=(120, n_features)) + random.normal(size=(20, n_features))[y]
+    against_rest = SGDClassifier(loss="log_loss", max_iter=20, random_state=0, tol=None)
+    assert not _is_softmax(against_rest.fit(rows, y))
+    for model in (LogisticRegression(max_iter=200), LogisticProbe(), LinearDiscriminantAnalysis()):
+        assert _is_softmax(model.fit(rows, y))

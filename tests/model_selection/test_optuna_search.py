@@ -51,6 +51,7 @@ from sktl.model_selection._epoch_pruning import EpochPruning
 from sktl.model_selection._identity import identity, in_words
 from sktl.model_selection._optuna_search import _warm
 from sktl.model_selection._spaces import named_space
+from sktl.model_selection._study import SeededByTrial, open_storage, repeat_interrupted
 
 X, Y = load_digits(n_class=3, return_X_y=True)
 X, Y = X[:150], Y[:150]
@@ -536,6 +537,11 @@ def test_lambdas_are_told_apart_by_what_they_do():
     def shift(by):
         return lambda x, scale=1: [x * scale + by for _ in range(2)]
 
+    def recursive():
+        factorial = lambda n: 1 if n < 2 else n * factorial(n - 1)  # noqa: E731
+        return factorial
+
+    assert in_words(recursive()) == in_words(recursive())
     told = [in_words(f) for f in (shift(1), shift(1), shift(2), lambda x: x, lambda x: -x)]
     assert told[0] == told[1]
     assert len(set(told)) == 4
@@ -570,11 +576,20 @@ class Interrupted(KNeighborsClassifier):
         return super().fit(X, y)
 
 
-@pytest.mark.parametrize("sampler", [None, optuna.samplers.RandomSampler])
+def in_grid(seed):
+    grid = {"n_neighbors": list(range(1, 7)), "weights": ["uniform"]}
+    return optuna.samplers.GridSampler(grid, seed=seed)
+
+
+@pytest.mark.parametrize("sampler", [None, optuna.samplers.RandomSampler, in_grid])
 def test_the_candidate_of_an_interrupted_trial_is_drawn_again(tmp_path, sampler):
     def found(model, **parameters):
         parameters = {"cv": 3, "n_trials": 6, "prune_by": None, "sampler": sampler, **parameters}
-        space = {"n_neighbors": (1, 50), "weights": ["uniform", "distance"]}
+        in_pairs = sampler is not in_grid
+        space = {
+            "n_neighbors": (1, 50) if in_pairs else list(range(1, 7)),
+            "weights": ["uniform", "distance"] if in_pairs else ["uniform"],
+        }
         return OptunaSearch(model, space, random_state=0, **parameters).fit(X, Y)
 
     Interrupted.fits = 0
@@ -585,7 +600,56 @@ def test_the_candidate_of_an_interrupted_trial_is_drawn_again(tmp_path, sampler)
     columns = ["mean_test_score", "param_n_neighbors", "param_weights"]
     whole = found(KNeighborsClassifier()).trials_[columns]
     complete = resumed.loc[resumed["state"] == "COMPLETE", columns].reset_index(drop=True)
-    pd.testing.assert_frame_equal(complete, whole)
+    if sampler is in_grid:  # whose order is its own affair
+        assert sorted(complete["param_n_neighbors"]) == list(range(1, 7))
+    else:
+        pd.testing.assert_frame_equal(complete, whole)
+
+
+def test_seeds_are_never_used_twice():
+    sampler = SeededByTrial(optuna.samplers.RandomSampler, 0)
+    study = optuna.create_study(sampler=sampler)
+
+    def drawn():
+        trial = study.ask()
+        return trial, trial.suggest_float("x", 0, 1)
+
+    (first, one), (second, two) = drawn(), drawn()
+    first.set_user_attr("params", {"x": one})
+    study.tell(first, state=optuna.trial.TrialState.FAIL)
+    study.tell(second, 1.0)
+    repeat_interrupted(study)
+    repeat_interrupted(study)
+    again, others = drawn()[1], [drawn()[1] for _ in range(3)]
+    assert again == one
+    assert len({one, two, *others}) == 5
+    plain = optuna.create_study(sampler=SeededByTrial(optuna.samplers.RandomSampler, 0))
+    assert [one, two, *others] == [plain.ask().suggest_float("x", 0, 1) for _ in range(5)]
+
+
+def test_what_raises_an_error_is_not_tried_for_ever(tmp_path):
+    space = {"C": (-2.0, -1.0)}  # wrong below 0
+    storage = tmp_path / "journal.log"
+    for _ in range(4):
+        with pytest.raises(ValueError, match="C"):
+            search(
+                LogisticRegression(), space, n_trials=1, storage=storage, error_score="raise"
+            ).fit(X, Y)
+    study = optuna.load_study(study_name="search", storage=open_storage(storage))
+    values = [trial.params["C"] for trial in study.trials]
+    assert len(set(values)) == len(values) == 4
+
+
+def test_a_function_of_the_number_of_the_trial_goes_on(tmp_path):
+    def by_number(trial):
+        return {"n_neighbors": trial.number + 1, "p": trial.suggest_int("p", 1, 2)}
+
+    for n_trials in (2, 4):
+        found = search(
+            KNeighborsClassifier(), by_number, n_trials=n_trials, storage=tmp_path / "t.log"
+        ).fit(X, Y)
+    assert found.trials_["param_n_neighbors"].tolist() == [1, 2, 3, 4]
+    assert found.best_params_["n_neighbors"] == found.best_index_ + 1
 
 
 @pytest.mark.filterwarnings("ignore:BruteForceSampler is experimental")

@@ -209,6 +209,8 @@ def test_a_score_before_fit_speaks_of_names():
     with pytest.raises(ParameterError, match=r"names of classes .* \['n03877845', 'n11939491'\]"):
         model.score(PHOTOGRAPHS, ids)
     assert model.fit(PHOTOGRAPHS, ids).score(PHOTOGRAPHS, ids) == 1
+    dogs = ImageNetClassifier(classes="dogs", restrict=True)
+    assert dogs.score(PHOTOGRAPHS, ["palace", "daisy"]) == 0, "which are names, if not of dogs"
 
 
 def random_head(**parameters):

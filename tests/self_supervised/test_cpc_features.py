@@ -265,11 +265,11 @@ def test_unlabelled_rows():
     missing = pd.Series([label if label != -1 else None for label in mixed])
     for labels in (mixed, missing, missing.astype("category")):
         assert LinearProbe(cpc(epochs=1), classifier).fit(X, labels).classes_.tolist() == ["a", "b"]
-    with pytest.raises(ValueError, match="with None for these"):
+    with pytest.raises(ValueError, match="put None in its place"):
         LinearProbe(cpc(epochs=1), classifier).fit(X, np.array(mixed))
     strings = [str(label) for label in mixed]
     for labels in (strings, pd.Series(strings), np.array(strings, dtype=object)):
-        with pytest.raises(ValueError, match='the string "-1", which cannot be told'):
+        with pytest.raises(ValueError, match='the string "-1": if it is that of'):
             LinearProbe(cpc(epochs=1), classifier).fit(X, labels)
     with pytest.raises(ParameterError, match="strings or numbers; it has both"):
         LinearProbe(cpc(epochs=1), classifier).fit(X, [*mixed[:-1], 3])
