@@ -149,11 +149,11 @@ def test_a_device_without_room_for_a_picture_does_not_leave_it_to_the_cores(monk
         assert torch.equal(first, pictures[0])
 
 
-def test_rows_of_other_decoders_have_other_keys(monkeypatch, asked):
+def test_rows_of_other_decoders_have_other_keys(monkeypatch, asked, tmp_path):
     """Who decodes is found out once, and workers are told."""
     images = as_images([jpeg(i) for i in range(3)])
     network = Network(load_backbone("lenet", None), "default", None)
-    store = FeatureStore("memory")
+    store = FeatureStore(tmp_path / "store")
 
     def rows(precision):
         recipe = Recipe(precision=precision)
