@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sktl.exceptions import ParameterError
-from sktl.utils._files import replacing
+from sktl.utils._files import is_text, replacing
 from sktl.utils._optional import import_optional
 
 if TYPE_CHECKING:
@@ -62,21 +62,13 @@ def check_folder(path: Path) -> None:
 
 def check_names(images: npt.NDArray[np.object_]) -> None:
     """Raise an error if paths cannot be written down, as their names are no UTF-8."""
-    unwritable = [path for path in images if not _is_text(path)]
+    unwritable = [path for path in images if not is_text(path)]
     if unwritable:
         shown = ", ".join(map(repr, unwritable[:5]))
         raise ParameterError(
             f"{len(unwritable)} of {len(images)} pictures have names that are no UTF-8, which no "
             f"table can hold: {shown}. Rename them"
         )
-
-
-def _is_text(path: str) -> bool:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:

@@ -12,6 +12,7 @@ from sktl.engine._database import among, chunks
 from sktl.images import ImageCollection
 from sktl.images._decode import RGB, BadImageError
 from sktl.images._digest import Content, digest_picture
+from sktl.utils._files import is_text
 from sktl.utils._sameness import file_state
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def see_pictures(images: ImageCollection, store: FeatureStore) -> list[Seen]:
 def known_files(db: sqlite3.Connection, paths: Sequence[str]) -> dict[str, tuple[Any, ...]]:
     """What is remembered of files, by path: size, times, inode and content."""
     known = {}
-    for chunk in chunks([path for path in paths if _is_text(path)]):
+    for chunk in chunks([path for path in paths if is_text(path)]):
         for path, *rest in db.execute(f"SELECT * FROM files WHERE path {among(chunk)}", chunk):
             known[path] = tuple(rest)
     return known
@@ -124,19 +125,10 @@ def digest_files(
     return seen, fresh
 
 
-def _is_text(path: str) -> bool:
-    """Whether SQLite can hold a path: old file names are bytes that are no UTF-8."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def remember_files(db: sqlite3.Connection, files: list[tuple[Any, ...]]) -> None:
     """Keep (path, size, mtime_ns, inode, ctime_ns, digest, is_opaque) of files."""
     with db:
         db.executemany(
             "INSERT OR REPLACE INTO files VALUES (?,?,?,?,?,?,?)",
-            [file for file in files if _is_text(file[0])],
+            [file for file in files if is_text(file[0])],  # SQLite holds no others,
         )

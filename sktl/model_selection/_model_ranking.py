@@ -315,10 +315,8 @@ class ModelRanking:
     def _require_all_classes(self, names: list[str]) -> None:
         """Of a class that was not learnt, scikit-learn's stacks have -1e308 as decision value."""
         without = [name for name in names if self.kinds[name] != "predict_proba"]
-        lacking = [
-            np.setdiff1d(self.y, self.y[train]).tolist() for train, _ in self.splits if without
-        ]
-        if any(lacking):
+        lacking = [np.setdiff1d(self.y, self.y[train]).tolist() for train, _ in self.splits]
+        if without and any(lacking):
             raise ParameterError(
                 f"folds have training parts without some classes ({max(lacking, key=len)}), of "
                 f"which {', '.join(without)} gives a stack no decision values: wrap it in "

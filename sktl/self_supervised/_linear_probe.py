@@ -22,11 +22,6 @@ from sktl.self_supervised._cpc_features import CPCFeatures
 
 __all__ = ["LinearProbe"]
 
-_AMBIGUOUS = (
-    'y has the string "-1": if it is that of pictures without a label, put None in its place, in '
-    "a list or an array of objects; if it is a class, give that another name"
-)
-
 
 def _classifier_has(method: str) -> Any:
     def has(self: LinearProbe) -> bool:
@@ -105,7 +100,10 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         if not labelled.any():
             raise ValueError("y has no labels: all of it is -1 or None")
         if labelled.all() and any(isinstance(label, str) and label == "-1" for label in labels):
-            raise ValueError(_AMBIGUOUS)
+            raise ValueError(
+                'y has the string "-1": if it is that of pictures without a label, put None in its '
+                "place, in a list or an array of objects; if it is a class, give that another name"
+            )
         listed = labels[labelled].tolist()
         if len({isinstance(label, str) for label in listed}) > 1:
             raise ParameterError("LinearProbe: y must hold strings or numbers; it has both")
@@ -203,8 +201,6 @@ def _as_labels(y: Any) -> npt.NDArray[Any]:
     labels: npt.NDArray[Any] = column_or_1d(np.asarray(y), warn=True)
     if labels.dtype.kind in "iufb":
         return labels
-    if isinstance(y, np.ndarray) and y.dtype.kind == "U" and (y == "-1").any():
-        raise ValueError(_AMBIGUOUS)
     objects: npt.NDArray[Any] = column_or_1d(np.asarray(y, dtype=object))
     return objects
 
